@@ -1,0 +1,90 @@
+//! Named tensors and where their rows come from.
+
+use crate::{DType, ReadError};
+use std::{collections::HashMap, ops::Range};
+
+/// Position of a tensor in its [`TensorIndex`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TensorId(pub usize);
+
+/// Name, type and shape of a tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Name, unique in its index.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Extents, outermost first (`[out, in]` for a linear layer), as safetensors writes them.
+    pub shape: Vec<u64>,
+}
+
+impl TensorInfo {
+    /// Product of the extents; `None` on overflow.
+    pub fn elements(&self) -> Option<u64> {
+        self.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d))
+    }
+    /// Innermost extent; 1 for a scalar.
+    pub fn cols(&self) -> u64 {
+        self.shape.last().copied().unwrap_or(1)
+    }
+    /// Product of all extents but the innermost; a vector is one row.
+    pub fn rows(&self) -> u64 {
+        self.shape.iter().rev().skip(1).product()
+    }
+    /// Bytes of one row; `None` if the columns do not fill whole blocks.
+    pub fn row_bytes(&self) -> Option<u64> {
+        self.dtype.row_bytes(self.cols())
+    }
+    /// Bytes of the whole tensor; `None` on overflow or partial blocks.
+    pub fn bytes(&self) -> Option<u64> {
+        self.row_bytes()?.checked_mul(self.rows())
+    }
+}
+
+/// The tensors of a model, in file order.
+#[derive(Clone, Debug, Default)]
+pub struct TensorIndex {
+    tensors: Vec<TensorInfo>,
+    by_name: HashMap<String, TensorId>,
+}
+
+impl TensorIndex {
+    /// Builds an index; returns the name that occurs twice, if one does.
+    pub fn new(tensors: Vec<TensorInfo>) -> Result<Self, String> {
+        let mut by_name = HashMap::with_capacity(tensors.len());
+        for (i, t) in tensors.iter().enumerate() {
+            if by_name.insert(t.name.clone(), TensorId(i)).is_some() {
+                return Err(t.name.clone());
+            }
+        }
+        Ok(Self { tensors, by_name })
+    }
+    /// The tensor called `name`.
+    pub fn find(&self, name: &str) -> Option<TensorId> {
+        self.by_name.get(name).copied()
+    }
+    /// Name, type and shape of `id`.
+    pub fn get(&self, id: TensorId) -> &TensorInfo {
+        &self.tensors[id.0]
+    }
+    /// All tensors in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (TensorId, &TensorInfo)> {
+        self.tensors.iter().enumerate().map(|(i, t)| (TensorId(i), t))
+    }
+    /// How many tensors there are.
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+}
+
+/// Reads rows of tensors, wherever they are stored.
+pub trait TensorSource: Send + Sync {
+    /// What can be read.
+    fn index(&self) -> &TensorIndex;
+    /// Fills `out` with the raw bytes of `rows` of tensor `t`: exactly `rows.len() * row_bytes` bytes.
+    fn read_rows(&self, t: TensorId, rows: Range<u64>, out: &mut [u8]) -> Result<(), ReadError>;
+}

@@ -1,0 +1,14 @@
+//! The numeric contract (docs/numerics.md): every operation has a scalar twin that defines its bits, and SIMD
+//! versions that must equal it. The only crate with `unsafe`; it also owns the threads, since it alone writes
+//! disjoint parts of one buffer from several of them.
+
+pub mod cpu;
+pub mod isa;
+pub mod matrix;
+
+pub use cpu::Cpu;
+pub use isa::Isa;
+pub use matrix::{Matrix, MatrixBuilder, MatrixError};
+
+/// Version of the numeric contract; certificates, receipts and variant digests name it.
+pub const CONTRACT: &str = "0";
