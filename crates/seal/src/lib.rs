@@ -7,3 +7,16 @@ pub mod floe;
 pub mod keys;
 
 pub use keys::{Identity, Recipient};
+
+/// Folder of published vectors below `$COFFER_SHARED` or `../shared`; says so and gives `None` where it is absent.
+#[cfg(test)]
+fn vectors(name: &str) -> Option<std::path::PathBuf> {
+    let beside = || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
+    let shared = std::env::var_os("COFFER_SHARED").map_or_else(beside, Into::into);
+    let folder = shared.join("vectors").join(name);
+    if !folder.is_dir() {
+        println!("skipped: no {} (set COFFER_SHARED)", folder.display());
+        return None;
+    }
+    Some(folder)
+}
