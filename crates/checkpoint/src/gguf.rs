@@ -1,7 +1,19 @@
-//! GGUF version 3, read by position and written as a stream.
+//! GGUF version 3, read by position and written as a stream. Version 2, which has the same layout, is read too.
+//!
+//! Source: `docs/gguf.md` of ggml. Little-endian throughout; strings are a u64 length and UTF-8.
 
-use crate::{ReadAt, ReadError, TensorId, TensorIndex, TensorInfo, TensorSource};
-use std::{io::Write, ops::Range, sync::Arc};
+mod cursor;
+mod read;
+mod types;
+mod write;
+
+pub use read::GgufFile;
+pub use write::GgufWriter;
+
+use crate::ReadError;
+
+/// The key that holds the alignment of the tensors, and the alignment where it is absent.
+const ALIGNMENT: (&str, u64) = ("general.alignment", 32);
 
 /// A metadata value.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,55 +77,17 @@ impl Metadata {
             _ => None,
         }
     }
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
     /// All entries in file order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.entries.iter().map(|(k, v)| (k.as_str(), v))
-    }
-}
-
-/// One GGUF file. Tensor names are the file's own; shapes are outermost first.
-pub struct GgufFile;
-
-impl GgufFile {
-    /// Parses and checks the header against the length of the file. `name` is used in errors.
-    pub fn open(name: &str, file: Arc<dyn ReadAt>) -> Result<Self, GgufError> {
-        let _ = (name, file);
-        todo!()
-    }
-    /// The metadata.
-    pub fn metadata(&self) -> &Metadata {
-        todo!()
-    }
-}
-
-impl TensorSource for GgufFile {
-    fn index(&self) -> &TensorIndex {
-        todo!()
-    }
-    fn read_rows(&self, _t: TensorId, _rows: Range<u64>, _out: &mut [u8]) -> Result<(), ReadError> {
-        todo!()
-    }
-}
-
-/// Writes a GGUF file as a stream: the header, then each tensor's bytes in the declared order.
-pub struct GgufWriter<W: Write> {
-    _out: W,
-}
-
-impl<W: Write> GgufWriter<W> {
-    /// Writes the header.
-    pub fn new(out: W, metadata: &Metadata, tensors: &[TensorInfo]) -> Result<Self, GgufError> {
-        let _ = (&out, metadata, tensors);
-        todo!()
-    }
-    /// Appends bytes of the current tensor; padding between tensors is written as each one is complete.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), GgufError> {
-        let _ = bytes;
-        todo!()
-    }
-    /// Checks that every declared byte was written and returns the stream.
-    pub fn finish(self) -> Result<W, GgufError> {
-        todo!()
     }
 }
 
@@ -127,4 +101,64 @@ pub enum GgufError {
     /// The bytes could not be written.
     #[error(transparent)]
     Write(#[from] std::io::Error),
+    /// Not a GGUF file at all.
+    #[error("{file}: not a GGUF file: it begins with {found:02x?}, not with \"GGUF\"")]
+    Magic {
+        /// File.
+        file: String,
+        /// The first four bytes.
+        found: [u8; 4],
+    },
+    /// Written for a big-endian machine.
+    #[error("{file}: big-endian GGUF is not supported; convert it with gguf-py's gguf-convert-endian first")]
+    BigEndian {
+        /// File.
+        file: String,
+    },
+    /// Another version of the format.
+    #[error("{file}: GGUF version {version} is not supported, only 2 and 3; convert the model again with a current tool")]
+    Version {
+        /// File.
+        file: String,
+        /// Version found.
+        version: u32,
+    },
+    /// The header contradicts itself or the length of the file.
+    #[error("{file}: {field}: {reason}; the file is truncated or corrupt, fetch it again")]
+    Header {
+        /// File.
+        file: String,
+        /// The part of the header.
+        field: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A tensor contradicts itself, another one or the length of the file.
+    #[error("{file}: tensor {tensor}: {reason}; the file is truncated or corrupt, fetch it again")]
+    Tensor {
+        /// File.
+        file: String,
+        /// Tensor.
+        tensor: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An element type that Coffer does not run.
+    #[error(
+        "{file}: tensor {tensor}: ggml type {number} ({name}) is not supported; supported are F32, F16, BF16, F64, I8 to I64, \
+         Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K and Q6_K"
+    )]
+    Type {
+        /// File.
+        file: String,
+        /// Tensor.
+        tensor: String,
+        /// ggml's number of the type.
+        number: u32,
+        /// ggml's name of the type.
+        name: &'static str,
+    },
+    /// What was to be written is no valid GGUF file.
+    #[error("cannot write GGUF: {0}")]
+    Unwritable(String),
 }

@@ -5,10 +5,15 @@
 pub mod blocks;
 pub mod dtype;
 pub mod gguf;
+mod placed;
 pub mod read_at;
 pub mod safetensors;
+pub mod sharded;
 pub mod tensor;
 
 pub use dtype::DType;
+pub use gguf::GgufFile;
 pub use read_at::{FileAt, MemoryAt, ReadAt, ReadError};
+pub use safetensors::SafetensorsFile;
+pub use sharded::ShardedSafetensors;
 pub use tensor::{TensorId, TensorIndex, TensorInfo, TensorSource};

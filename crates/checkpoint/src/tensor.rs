@@ -19,17 +19,18 @@ pub struct TensorInfo {
 }
 
 impl TensorInfo {
-    /// Product of the extents; `None` on overflow.
+    /// Product of the extents; `None` if the product of those above zero overflows, so that no part of it can.
     pub fn elements(&self) -> Option<u64> {
-        self.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d))
+        let product = self.shape.iter().filter(|&&d| d > 0).try_fold(1u64, |n, &d| n.checked_mul(d))?;
+        Some(if self.shape.contains(&0) { 0 } else { product })
     }
     /// Innermost extent; 1 for a scalar.
     pub fn cols(&self) -> u64 {
         self.shape.last().copied().unwrap_or(1)
     }
-    /// Product of all extents but the innermost; a vector is one row.
+    /// Product of all extents but the innermost, at most `u64::MAX`; a vector is one row.
     pub fn rows(&self) -> u64 {
-        self.shape.iter().rev().skip(1).product()
+        self.shape.iter().rev().skip(1).fold(1, |n, &d| n.saturating_mul(d))
     }
     /// Bytes of one row; `None` if the columns do not fill whole blocks.
     pub fn row_bytes(&self) -> Option<u64> {
@@ -37,7 +38,7 @@ impl TensorInfo {
     }
     /// Bytes of the whole tensor; `None` on overflow or partial blocks.
     pub fn bytes(&self) -> Option<u64> {
-        self.row_bytes()?.checked_mul(self.rows())
+        self.elements().and(self.row_bytes())?.checked_mul(self.rows())
     }
 }
 
