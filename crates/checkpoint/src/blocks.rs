@@ -27,7 +27,7 @@ pub fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), BlockEr
     };
     let (block_bytes, block_len) = (dtype.block_bytes(), dtype.block_len());
     let blocks = bytes.len() / block_bytes;
-    if blocks.checked_mul(block_len) != Some(out.len()) || bytes.len() % block_bytes != 0 {
+    if blocks.checked_mul(block_len) != Some(out.len()) || !bytes.len().is_multiple_of(block_bytes) {
         return Err(BlockError::Length { dtype, bytes: bytes.len(), elements: out.len() });
     }
     for (block, values) in bytes.chunks_exact(block_bytes).zip(out.chunks_exact_mut(block_len)) {

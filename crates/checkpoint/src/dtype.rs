@@ -62,7 +62,7 @@ impl DType {
     /// Bytes of a row of `cols` elements; `None` if `cols` is no multiple of the block or the product overflows.
     pub fn row_bytes(self, cols: u64) -> Option<u64> {
         let block = self.block_len() as u64;
-        (cols % block == 0).then(|| (cols / block).checked_mul(self.block_bytes() as u64))?
+        cols.is_multiple_of(block).then(|| (cols / block).checked_mul(self.block_bytes() as u64))?
     }
 
     /// The name people write: `BF16`, `Q4_K`.

@@ -1,5 +1,7 @@
 //! GGUF: round trips, and one test per malformed input.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use coffer_checkpoint::{
     DType, GgufFile, MemoryAt, TensorId, TensorInfo, TensorSource,
     gguf::{Array, GgufWriter, Metadata, Value},
