@@ -1,6 +1,7 @@
 //! The shape of a model, read from `config.json` or from GGUF metadata.
 
-use coffer_checkpoint::gguf::Metadata;
+mod gguf;
+mod hf;
 
 /// Model families that the engine runs. Others are refused by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,26 +85,54 @@ pub struct ModelConfig {
     pub eos: Vec<u32>,
 }
 
-impl ModelConfig {
-    /// Reads `config.json` (and `generation_config.json` for the end tokens), old and new key names.
-    pub fn from_hf(config: &[u8], generation: Option<&[u8]>) -> Result<Self, ConfigError> {
-        let _ = (config, generation);
-        todo!()
+impl Architecture {
+    const ALL: [Self; 3] = [Self::Llama, Self::Mistral, Self::Qwen2];
+
+    /// `model_type` in `config.json`.
+    pub fn model_type(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Mistral => "mistral",
+            Self::Qwen2 => "qwen2",
+        }
     }
-    /// Writes `config.json`; `dtype` is `bfloat16`, `float16` or `float32`.
-    pub fn to_hf(&self, dtype: &str) -> String {
-        let _ = dtype;
-        todo!()
+
+    /// Class in `architectures` of `config.json`.
+    pub fn class(self) -> &'static str {
+        match self {
+            Self::Llama => "LlamaForCausalLM",
+            Self::Mistral => "MistralForCausalLM",
+            Self::Qwen2 => "Qwen2ForCausalLM",
+        }
     }
-    /// Reads GGUF metadata.
-    pub fn from_gguf(metadata: &Metadata) -> Result<Self, ConfigError> {
-        let _ = metadata;
-        todo!()
+
+    /// `general.architecture` of a GGUF file. llama.cpp stores Mistral as `llama`.
+    pub fn gguf(self) -> &'static str {
+        match self {
+            Self::Llama | Self::Mistral => "llama",
+            Self::Qwen2 => "qwen2",
+        }
     }
-    /// Writes GGUF metadata.
-    pub fn to_gguf(&self, metadata: &mut Metadata) {
-        let _ = metadata;
-        todo!()
+}
+
+impl RopeScaling {
+    /// Divisor of each of the `head_dim / 2` frequencies, as llama.cpp's `rope_freqs.weight` holds them;
+    /// `None` unless the scaling is Llama 3's. For exchange and comparison with files only: the engine derives its own.
+    pub fn llama3_divisors(&self, theta: f64, head_dim: usize) -> Option<Vec<f32>> {
+        let Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } = *self else { return None };
+        let context = original_context as f64;
+        let divisor = |pair: usize| {
+            let wavelength = std::f64::consts::TAU * theta.powf(2.0 * pair as f64 / head_dim as f64);
+            if wavelength < context / high_freq_factor {
+                1.0
+            } else if wavelength > context / low_freq_factor {
+                factor
+            } else {
+                let kept = (context / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                1.0 / ((1.0 - kept) / factor + kept)
+            }
+        };
+        Some((0..head_dim / 2).map(|pair| divisor(pair) as f32).collect())
     }
 }
 
@@ -114,4 +143,127 @@ pub enum ConfigError {
     /// The family is not one that the engine runs.
     #[error("architecture `{0}` is not supported; supported: llama, mistral, qwen2")]
     Architecture(String),
+    /// The file is no JSON object.
+    #[error("{file}: {reason}")]
+    Json {
+        /// File.
+        file: &'static str,
+        /// What the parser said.
+        reason: String,
+    },
+    /// A field that has no safe default is absent.
+    #[error("`{0}` is missing")]
+    Missing(String),
+    /// A value is out of range or contradicts another.
+    #[error("`{field}` is {value}: {reason}")]
+    Invalid {
+        /// Field.
+        field: String,
+        /// Its value.
+        value: String,
+        /// What it should be.
+        reason: String,
+    },
+    /// The value is meaningful, but this version does not compute it.
+    #[error("`{field}` is {value}, which is not supported; supported: {supported}")]
+    Unsupported {
+        /// Field.
+        field: String,
+        /// Its value.
+        value: String,
+        /// What is.
+        supported: &'static str,
+    },
+}
+
+impl ConfigError {
+    fn invalid(field: &str, value: impl ToString, reason: impl Into<String>) -> Self {
+        Self::Invalid { field: field.to_owned(), value: value.to_string(), reason: reason.into() }
+    }
+    fn unsupported(field: &str, value: impl ToString, supported: &'static str) -> Self {
+        Self::Unsupported { field: field.to_owned(), value: value.to_string(), supported }
+    }
+}
+
+/// Upper bounds of the sizes: generous against any published model, small enough that no product of two overflows.
+const MAX_HIDDEN: usize = 1 << 20;
+const MAX_LAYERS: usize = 4096;
+const MAX_HEADS: usize = 1 << 14;
+const MAX_HEAD_DIM: usize = 1 << 12;
+const MAX_FFN: usize = 1 << 24;
+const MAX_VOCAB: usize = 1 << 24;
+const MAX_CONTEXT: usize = 1 << 31;
+
+impl ModelConfig {
+    /// Checks every size against its bound and against the others.
+    fn checked(self) -> Result<Self, ConfigError> {
+        let sizes = [
+            ("hidden_size", self.hidden, MAX_HIDDEN),
+            ("num_hidden_layers", self.layers, MAX_LAYERS),
+            ("num_attention_heads", self.heads, MAX_HEADS),
+            ("num_key_value_heads", self.kv_heads, MAX_HEADS),
+            ("head_dim", self.head_dim, MAX_HEAD_DIM),
+            ("intermediate_size", self.ffn, MAX_FFN),
+            ("vocab_size", self.vocab, MAX_VOCAB),
+            ("max_position_embeddings", self.context, MAX_CONTEXT),
+            ("sliding_window", self.sliding_window.unwrap_or(1), MAX_CONTEXT),
+        ];
+        for (field, value, max) in sizes {
+            if value == 0 || value > max {
+                return Err(ConfigError::invalid(field, value, format!("must be between 1 and {max}")));
+            }
+        }
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            let reason = format!("must divide num_attention_heads, which is {}", self.heads);
+            return Err(ConfigError::invalid("num_key_value_heads", self.kv_heads, reason));
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            return Err(ConfigError::invalid("head_dim", self.head_dim, "must be even for rotary embedding"));
+        }
+        if !(self.norm_eps.is_finite() && self.norm_eps > 0.0 && self.norm_eps < 1.0) {
+            return Err(ConfigError::invalid("rms_norm_eps", self.norm_eps, "must lie between 0 and 1"));
+        }
+        self.rope.check()?;
+        match self.eos.iter().chain(&self.bos).find(|&&id| id as usize >= self.vocab) {
+            Some(id) => Err(ConfigError::invalid(
+                "bos_token_id/eos_token_id",
+                id,
+                format!("must be below vocab_size, which is {}", self.vocab),
+            )),
+            None => Ok(self),
+        }
+    }
+}
+
+impl RopeConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        let positive = |field, value: f64| match value.is_finite() && value > 0.0 && value < 1e15 {
+            true => Ok(()),
+            false => Err(ConfigError::invalid(field, value, "must be positive and below 1e15")),
+        };
+        positive("rope_theta", self.theta)?;
+        match self.scaling {
+            RopeScaling::None => Ok(()),
+            RopeScaling::Linear { factor } => positive("rope_scaling.factor", factor),
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+                positive("rope_scaling.factor", factor)?;
+                positive("rope_scaling.low_freq_factor", low_freq_factor)?;
+                positive("rope_scaling.high_freq_factor", high_freq_factor)?;
+                positive("rope_scaling.original_max_position_embeddings", original_context as f64)?;
+                match low_freq_factor < high_freq_factor {
+                    true => Ok(()),
+                    false => Err(ConfigError::invalid(
+                        "rope_scaling.high_freq_factor",
+                        high_freq_factor,
+                        format!("must be above low_freq_factor, which is {low_freq_factor}"),
+                    )),
+                }
+            }
+        }
+    }
+}
+
+/// `x` as the shortest decimal that gives `x` again, so that 1e-5 stored in 32 bits is 1e-5 in 64 bits.
+fn widen(x: f32) -> f64 {
+    x.to_string().parse().unwrap_or(f64::from(x))
 }

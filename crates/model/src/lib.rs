@@ -6,7 +6,7 @@ pub mod graph;
 pub mod names;
 pub mod tokenizer;
 
-pub use chat::{ChatTemplate, Message};
-pub use config::{Architecture, ModelConfig, RopeConfig};
+pub use chat::{ChatTemplate, Message, TemplateError};
+pub use config::{Architecture, ConfigError, ModelConfig, RopeConfig, RopeScaling};
 pub use graph::{Axis, LayerGraph, Node, NodeKind};
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{Tokenizer, TokenizerError};
