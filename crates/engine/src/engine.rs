@@ -1,8 +1,10 @@
-//! A loaded model and its forward pass.
+//! A loaded model.
 
+use crate::{EngineError, KvCache, cache::CacheShape, forward::Workspace, load::Weights, rotary};
 use coffer_checkpoint::TensorSource;
-use coffer_kernels::Isa;
+use coffer_kernels::{Cpu, Isa};
 use coffer_model::ModelConfig;
+use std::sync::Mutex;
 
 /// How to load a model.
 #[derive(Clone, Copy, Debug)]
@@ -11,15 +13,21 @@ pub struct LoadOptions {
     pub isa: Isa,
     /// Threads, at least one.
     pub threads: usize,
-    /// Longest context to prepare for; `None`: the model's own.
+    /// Longest context to prepare for; `None`, or more than the model's own: the model's own.
     pub context: Option<usize>,
 }
 
-/// A loaded model: packed weights, rotary tables and a pool of threads. Shared by all sequences.
-pub struct Engine;
-
-/// Keys and values of one sequence.
-pub struct KvCache;
+/// A loaded model: packed weights, rotary frequencies and a pool of threads. Shared by all sequences; forward passes
+/// asked for at the same time run one after the other.
+pub struct Engine {
+    pub(crate) config: ModelConfig,
+    pub(crate) weights: Weights,
+    pub(crate) cpu: Cpu,
+    /// Radians a position for each pair of a head.
+    pub(crate) frequencies: Vec<f64>,
+    pub(crate) workspace: Mutex<Workspace>,
+    context: usize,
+}
 
 /// New tokens of one sequence in a forward pass.
 pub struct Span<'a> {
@@ -44,70 +52,48 @@ pub enum Want {
 
 impl Engine {
     /// Reads and packs the weights. `progress` is called with bytes done and bytes in all.
+    ///
+    /// # Errors
+    /// A tensor is missing, has another shape than the configuration demands, a type without a product, or cannot be read.
     pub fn load(
         config: &ModelConfig,
         weights: &dyn TensorSource,
         options: LoadOptions,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, EngineError> {
-        let _ = (config, weights, options, progress);
-        todo!()
+        Ok(Self {
+            weights: Weights::load(config, weights, progress)?,
+            cpu: Cpu::new(options.isa, options.threads.max(1)),
+            frequencies: rotary::frequencies(&config.rope, config.head_dim),
+            workspace: Mutex::default(),
+            context: options.context.unwrap_or(config.context).min(config.context),
+            config: config.clone(),
+        })
     }
     /// Shape of the model.
     pub fn config(&self) -> &ModelConfig {
-        todo!()
+        &self.config
+    }
+    /// The instruction set and the threads that it runs on.
+    pub fn cpu(&self) -> &Cpu {
+        &self.cpu
     }
     /// Longest sequence that a cache of this engine can hold.
     pub fn context(&self) -> usize {
-        todo!()
+        self.context
     }
-    /// An empty cache with room for `capacity` tokens, at most `context()`.
+    /// An empty cache with room for `capacity` tokens, at most `context()`. Memory is taken as the sequence grows.
+    ///
+    /// # Errors
+    /// The capacity exceeds the context.
     pub fn cache(&self, capacity: usize) -> Result<KvCache, EngineError> {
-        let _ = capacity;
-        todo!()
-    }
-    /// Runs all spans together and returns their logits, `[wanted tokens, vocab]`, spans in order.
-    /// A token's logits depend on its own sequence alone, to the bit.
-    pub fn forward(&self, spans: &mut [Span<'_>]) -> Result<Vec<f32>, EngineError> {
-        let _ = spans;
-        todo!()
+        if capacity > self.context {
+            return Err(EngineError::Context { wanted: capacity, context: self.context });
+        }
+        Ok(KvCache::new(CacheShape::of(&self.config), capacity))
     }
     /// Bytes of packed weights in memory.
     pub fn weight_bytes(&self) -> usize {
-        todo!()
+        self.weights.bytes()
     }
-}
-
-impl KvCache {
-    /// Positions filled.
-    pub fn len(&self) -> usize {
-        todo!()
-    }
-    /// Whether nothing was cached yet.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-    /// Positions that fit.
-    pub fn capacity(&self) -> usize {
-        todo!()
-    }
-    /// Forgets everything from position `len` on.
-    pub fn truncate(&mut self, len: usize) {
-        let _ = len;
-        todo!()
-    }
-}
-
-/// Why a model could not be loaded or run.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum EngineError {
-    /// A sequence grew past its cache.
-    #[error("{wanted} tokens do not fit into a context of {context}")]
-    Context {
-        /// Tokens in all.
-        wanted: usize,
-        /// What fits.
-        context: usize,
-    },
 }

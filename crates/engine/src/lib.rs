@@ -1,9 +1,21 @@
 //! Runs a language model: loading, forward passes over many sequences at once, sampling, and a scheduler.
 
+pub mod cache;
 pub mod engine;
+pub mod error;
+pub mod generate;
 pub mod sampling;
 pub mod scheduler;
 
-pub use engine::{Engine, EngineError, KvCache, LoadOptions, Span, Want};
-pub use sampling::{Sampler, SamplingParams};
+mod elementary;
+mod forward;
+mod load;
+mod random;
+mod rotary;
+
+pub use cache::KvCache;
+pub use engine::{Engine, LoadOptions, Span, Want};
+pub use error::EngineError;
+pub use generate::Generation;
+pub use sampling::{Choice, Sampler, SamplingParams};
 pub use scheduler::{Event, FinishReason, Request, Scheduler};

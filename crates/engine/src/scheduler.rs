@@ -1,8 +1,15 @@
-//! Continuous batching: requests join and leave a running batch. One thread owns the engine; requests come and
-//! events go through channels, so a caller may be synchronous or asynchronous.
+//! Continuous batching: requests join and leave a running batch. One thread runs the engine; requests come through a
+//! line and events go through callbacks, so a caller may be synchronous or asynchronous.
 
 use crate::{Engine, SamplingParams, sampling::Choice};
-use std::sync::Arc;
+use batch::Batch;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+};
+
+mod batch;
 
 /// One generation.
 pub struct Request {
@@ -12,11 +19,12 @@ pub struct Request {
     pub sampling: SamplingParams,
     /// Tokens to make at most.
     pub max_tokens: usize,
-    /// Tokens that end the generation.
+    /// Tokens that end the generation; they are not reported.
     pub stop_tokens: Vec<u32>,
     /// Alternatives to report for each token.
     pub top_logprobs: usize,
-    /// Called on the scheduler's thread with each event; returning `false` cancels the request and frees its slot.
+    /// Called on the scheduler's thread with each event, so it must not block; returning `false` cancels the request
+    /// and frees its slot. A panic counts as `false`.
     pub sink: Box<dyn FnMut(Event) -> bool + Send>,
 }
 
@@ -41,31 +49,127 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens` or the end of the context.
     Length,
-    /// The scheduler is shutting down or the engine failed.
+    /// The prompt cannot be run, the scheduler is shutting down, or memory ran out.
     Error(String),
 }
 
 /// Runs requests in a batch of at most `slots` sequences; the rest wait in line, at most `queue` of them.
-pub struct Scheduler;
+///
+/// Long prompts run in parts between the steps of the others. What a request gets does not depend on who else runs.
+pub struct Scheduler {
+    line: Arc<Line>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    /// Requests in all that are taken on.
+    limit: usize,
+}
+
+/// Where requests wait for the thread.
+#[derive(Default)]
+struct Line {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Request>,
+    running: usize,
+    closed: bool,
+}
 
 impl Scheduler {
-    /// Starts the thread.
+    /// Starts the thread. At least one slot is made. If the system has no thread left, every request is refused.
     pub fn start(engine: Arc<Engine>, slots: usize, queue: usize) -> Self {
-        let _ = (engine, slots, queue);
-        todo!()
+        let slots = slots.max(1);
+        let line = Arc::new(Line::default());
+        let work = Work { line: line.clone(), batch: Batch::new(engine), slots };
+        let thread = std::thread::Builder::new().name("scheduler".into()).spawn(move || work.run());
+        let thread = thread.inspect_err(|e| tracing::error!("no thread for the scheduler: {e}")).ok();
+        Self { line, thread: Mutex::new(thread), limit: slots.saturating_add(queue) }
     }
-    /// Hands in a request; gives it back if the line is full.
-    #[expect(clippy::result_large_err, reason = "the request is handed back to be retried")]
+    /// Hands in a request; gives it back if the line is full or closed.
     pub fn submit(&self, request: Request) -> Result<(), Request> {
-        let _ = request;
-        todo!()
+        let mut state = self.line.lock();
+        if state.closed || state.running + state.waiting.len() >= self.limit {
+            return Err(request);
+        }
+        state.waiting.push_back(request);
+        self.line.changed.notify_one();
+        Ok(())
     }
     /// Sequences running and waiting.
     pub fn load(&self) -> (usize, usize) {
-        todo!()
+        let state = self.line.lock();
+        (state.running, state.waiting.len())
     }
-    /// Refuses new requests, finishes the running ones, ends the thread.
-    pub fn shutdown(self) {
-        todo!()
+    /// Refuses new requests, ends the waiting ones with an error, finishes the running ones, ends the thread. Returns
+    /// when all is done; a second call returns at once. Dropping the scheduler does the same.
+    pub fn shutdown(&self) {
+        self.line.lock().closed = true;
+        self.line.changed.notify_one();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|t| t.join().is_err()) {
+            tracing::error!("the scheduler's thread panicked");
+        }
+    }
+}
+
+impl Drop for Scheduler {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+impl Line {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the thread owns.
+struct Work {
+    line: Arc<Line>,
+    batch: Batch,
+    slots: usize,
+}
+
+impl Work {
+    fn run(mut self) {
+        while let Some(requests) = self.next_requests() {
+            requests.into_iter().for_each(|request| self.batch.admit(request));
+            self.batch.step();
+        }
+    }
+
+    /// Those who may join the batch now. Waits while there is nothing to do; `None`: all is done.
+    fn next_requests(&mut self) -> Option<Vec<Request>> {
+        let line = self.line.clone();
+        let mut state = line.lock();
+        loop {
+            if state.closed {
+                let refused = std::mem::take(&mut state.waiting);
+                state.running = self.batch.len();
+                drop(state);
+                refused.into_iter().for_each(|request| batch::refuse(request, "the server is shutting down"));
+                return (self.batch.len() > 0).then(Vec::new);
+            }
+            let free = self.slots.saturating_sub(self.batch.len()).min(state.waiting.len());
+            let joining: Vec<Request> = state.waiting.drain(..free).collect();
+            state.running = self.batch.len() + joining.len();
+            if state.running > 0 {
+                return Some(joining);
+            }
+            state = line.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Drop for Work {
+    /// However the thread ends, nobody waits for it in vain.
+    fn drop(&mut self) {
+        let mut state = self.line.lock();
+        state.closed = true;
+        state.running = 0;
+        state.waiting.clear();
     }
 }

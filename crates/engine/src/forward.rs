@@ -1,0 +1,307 @@
+//! The forward pass of Llama-like models: all spans of all sequences go through a layer together.
+
+use crate::{
+    Engine, EngineError, Span, Want,
+    cache::CacheShape,
+    error::grow,
+    load::{Layer, Linear},
+};
+use coffer_kernels::{
+    Matrix,
+    cpu::{AttentionShape, AttentionTask, RopeTable},
+};
+use std::sync::PoisonError;
+
+/// Tokens that go through the layers together, at most: bounds the workspace.
+const PASS: usize = 512;
+
+/// Logits that are computed together, at most, unless one row alone is longer.
+const LOGITS: usize = 1 << 22;
+
+/// Buffers of a pass, kept between passes.
+#[derive(Default)]
+pub(crate) struct Workspace {
+    /// Residual stream, `[tokens, hidden]`.
+    x: Vec<f32>,
+    /// Normalized input of a product, `[tokens, hidden]`.
+    h: Vec<f32>,
+    /// What a block adds to the stream, `[tokens, hidden]`.
+    y: Vec<f32>,
+    /// Queries, `[tokens, heads, head_dim]`.
+    q: Vec<f32>,
+    /// New keys and values, `[tokens, kv_heads, head_dim]`.
+    k: Vec<f32>,
+    v: Vec<f32>,
+    /// Attention's output, `[tokens, heads, head_dim]`.
+    a: Vec<f32>,
+    /// `[tokens, ffn]`.
+    gate: Vec<f32>,
+    up: Vec<f32>,
+    /// `[wanted tokens of a piece, vocab]`.
+    logits: Vec<f32>,
+    /// Position of each token in its sequence.
+    positions: Vec<u32>,
+    /// Sines and cosines, and how many positions they cover.
+    rope: Option<(RopeTable, usize)>,
+}
+
+/// A part of a span that goes through the layers in one pass.
+struct Piece {
+    /// Which span.
+    span: usize,
+    /// First token of the span.
+    start: usize,
+    tokens: usize,
+    /// Tokens at the end of the piece whose logits are wanted.
+    wanted: usize,
+}
+
+impl Engine {
+    /// Runs all spans together and returns their logits, `[wanted tokens, vocab]`, spans in order.
+    /// A token's logits depend on its own sequence alone, to the bit.
+    ///
+    /// # Errors
+    /// A span is empty, holds a token outside the vocabulary, does not fit into its cache, or memory ran out; the caches
+    /// are then as they were.
+    pub fn forward(&self, spans: &mut [Span<'_>]) -> Result<Vec<f32>, EngineError> {
+        let wanted: usize = spans.iter().map(|s| s.want.tokens(s.tokens.len())).sum();
+        let len = wanted.saturating_mul(self.config.vocab);
+        let mut logits = Vec::new();
+        let bytes = len.saturating_mul(size_of::<f32>());
+        logits.try_reserve_exact(len).map_err(|_| EngineError::Memory { what: "logits", bytes })?;
+        self.forward_each(spans, &mut |row| logits.extend_from_slice(row))?;
+        Ok(logits)
+    }
+
+    /// Like [`Engine::forward`], but hands the logits `[vocab]` of each wanted token to `each` as they are made, so
+    /// that the logits of a long text need not be held at once.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`].
+    pub fn forward_each(&self, spans: &mut [Span<'_>], each: &mut dyn FnMut(&[f32])) -> Result<(), EngineError> {
+        spans.iter().try_for_each(|span| self.check(span))?;
+        spans.iter_mut().try_for_each(|s| s.cache.reserve(s.cache.len() + s.tokens.len()))?;
+        let passes = passes(spans);
+        // A panic in `each` leaves nothing behind that the next pass would read.
+        let mut workspace = self.workspace.lock().unwrap_or_else(PoisonError::into_inner);
+        let positions = spans.iter().map(|s| s.cache.len() + s.tokens.len()).max().unwrap_or(0);
+        workspace.prepare(self, &passes, positions)?;
+        passes.iter().for_each(|pass| self.pass(&mut workspace, spans, pass, each));
+        Ok(())
+    }
+
+    fn check(&self, span: &Span<'_>) -> Result<(), EngineError> {
+        let vocab = self.config.vocab;
+        if span.tokens.is_empty() {
+            return Err(EngineError::NoTokens);
+        }
+        if let Some(&token) = span.tokens.iter().find(|&&t| t as usize >= vocab) {
+            return Err(EngineError::Token { token, vocab });
+        }
+        if span.cache.shape() != CacheShape::of(&self.config) || span.cache.capacity() > self.context() {
+            return Err(EngineError::ForeignCache);
+        }
+        let (wanted, context) = (span.cache.len().saturating_add(span.tokens.len()), span.cache.capacity());
+        if wanted > context { Err(EngineError::Context { wanted, context }) } else { Ok(()) }
+    }
+
+    fn pass(&self, work: &mut Workspace, spans: &mut [Span<'_>], pieces: &[Piece], each: &mut dyn FnMut(&[f32])) {
+        let tokens = self.embed(work, spans, pieces);
+        for (i, layer) in self.weights.layers.iter().enumerate() {
+            self.attend(work, i, layer, spans, pieces, tokens);
+            self.feed_forward(work, layer, tokens);
+        }
+        pieces.iter().for_each(|p| spans[p.span].cache.advance(p.tokens));
+        self.emit(work, pieces, each);
+    }
+
+    /// Looks up the tokens of all pieces and notes their positions; returns how many there are.
+    fn embed(&self, work: &mut Workspace, spans: &[Span<'_>], pieces: &[Piece]) -> usize {
+        work.positions.clear();
+        let mut rows = work.x.chunks_exact_mut(self.config.hidden);
+        for piece in pieces {
+            let span = &spans[piece.span];
+            let past = span.cache.len();
+            work.positions.extend((past..past + piece.tokens).map(|p| p as u32));
+            for (&token, row) in span.tokens[piece.start..piece.start + piece.tokens].iter().zip(&mut rows) {
+                self.weights.embedding.decode_row(token as usize, row);
+            }
+        }
+        work.positions.len()
+    }
+
+    /// The first half of a block: `x += o(attention(rope(q(norm(x))), …))`.
+    fn attend(&self, work: &mut Workspace, i: usize, layer: &Layer, spans: &mut [Span<'_>], pieces: &[Piece], tokens: usize) {
+        let (config, cpu) = (&self.config, &self.cpu);
+        let (width, kv_width) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let (x, h) = (&mut work.x[..tokens * config.hidden], &mut work.h[..tokens * config.hidden]);
+        let (q, a) = (&mut work.q[..tokens * width], &mut work.a[..tokens * width]);
+        let (k, v) = (&mut work.k[..tokens * kv_width], &mut work.v[..tokens * kv_width]);
+        cpu.rms_norm(x, &layer.attention_norm, config.norm_eps, h);
+        self.products(&[&layer.q, &layer.k, &layer.v], h, tokens, &mut [&mut *q, &mut *k, &mut *v]);
+        if let Some((rope, _)) = &work.rope {
+            cpu.rope(q, config.heads, rope, &work.positions);
+            cpu.rope(k, config.kv_heads, rope, &work.positions);
+        }
+        let mut row = 0;
+        for piece in pieces {
+            let rows = row * kv_width..(row + piece.tokens) * kv_width;
+            let cache = &mut *spans[piece.span].cache;
+            cache.write(i, cache.len(), &k[rows.clone()], &v[rows]);
+            row += piece.tokens;
+        }
+        cpu.attention(self.attention_shape(), &mut tasks(spans, pieces, i, q, a, width));
+        let y = &mut work.y[..tokens * config.hidden];
+        self.products(&[&layer.o], a, tokens, &mut [&mut *y]);
+        cpu.add(x, y);
+    }
+
+    /// The second half of a block: `x += down(silu(gate(norm(x))) * up(norm(x)))`.
+    fn feed_forward(&self, work: &mut Workspace, layer: &Layer, tokens: usize) {
+        let (config, cpu) = (&self.config, &self.cpu);
+        let (x, h) = (&mut work.x[..tokens * config.hidden], &mut work.h[..tokens * config.hidden]);
+        let (gate, up) = (&mut work.gate[..tokens * config.ffn], &mut work.up[..tokens * config.ffn]);
+        cpu.rms_norm(x, &layer.ffn_norm, config.norm_eps, h);
+        self.products(&[&layer.gate, &layer.up], h, tokens, &mut [&mut *gate, &mut *up]);
+        cpu.swiglu(gate, up);
+        let y = &mut work.y[..tokens * config.hidden];
+        self.products(&[&layer.down], gate, tokens, &mut [&mut *y]);
+        cpu.add(x, y);
+    }
+
+    /// Products with their biases, of layers that share their input.
+    fn products<const N: usize>(&self, layers: &[&Linear; N], x: &[f32], tokens: usize, ys: &mut [&mut [f32]; N]) {
+        let weights: [&Matrix; N] = layers.map(|l| &l.weight);
+        self.cpu.matmul(&weights, x, tokens, ys);
+        for (layer, y) in layers.iter().zip(ys) {
+            if let Some(bias) = &layer.bias {
+                self.cpu.add(y, bias);
+            }
+        }
+    }
+
+    /// Final norm and head of the wanted tokens.
+    fn emit(&self, work: &mut Workspace, pieces: &[Piece], each: &mut dyn FnMut(&[f32])) {
+        let (hidden, vocab) = (self.config.hidden, self.config.vocab);
+        let (mut end, mut wanted) = (0, 0);
+        for piece in pieces {
+            end += piece.tokens;
+            let rows = (end - piece.wanted) * hidden..end * hidden;
+            work.y[wanted * hidden..][..rows.len()].copy_from_slice(&work.x[rows]);
+            wanted += piece.wanted;
+        }
+        let h = &mut work.h[..wanted * hidden];
+        self.cpu.rms_norm(&work.y[..wanted * hidden], &self.weights.norm, self.config.norm_eps, h);
+        for h in h.chunks(rows_of_logits(vocab) * hidden) {
+            let rows = h.len() / hidden;
+            let logits = &mut work.logits[..rows * vocab];
+            self.cpu.matmul(&[self.weights.head()], h, rows, &mut [&mut *logits]);
+            logits.chunks_exact(vocab).for_each(&mut *each);
+        }
+    }
+
+    fn attention_shape(&self) -> AttentionShape {
+        let config = &self.config;
+        AttentionShape {
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            window: config.sliding_window,
+        }
+    }
+}
+
+impl Want {
+    /// How many of `tokens` have their logits computed.
+    fn tokens(self, tokens: usize) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Last => tokens.min(1),
+            Self::All => tokens,
+        }
+    }
+}
+
+impl Workspace {
+    /// Makes every buffer long enough for the longest of `passes`, and the rotary table for `positions`.
+    fn prepare(&mut self, engine: &Engine, passes: &[Vec<Piece>], positions: usize) -> Result<(), EngineError> {
+        let most = |count: fn(&Piece) -> usize| passes.iter().map(|p| p.iter().map(count).sum()).max().unwrap_or(0);
+        let (tokens, wanted): (usize, usize) = (most(|p| p.tokens), most(|p| p.wanted));
+        let config = &engine.config;
+        let (width, kv_width) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        for (buffer, rows, width) in [
+            (&mut self.x, tokens, config.hidden),
+            (&mut self.h, tokens, config.hidden),
+            (&mut self.y, tokens, config.hidden),
+            (&mut self.q, tokens, width),
+            (&mut self.k, tokens, kv_width),
+            (&mut self.v, tokens, kv_width),
+            (&mut self.a, tokens, width),
+            (&mut self.gate, tokens, config.ffn),
+            (&mut self.up, tokens, config.ffn),
+            (&mut self.logits, wanted.min(rows_of_logits(config.vocab)), config.vocab),
+        ] {
+            grow(buffer, rows.saturating_mul(width), "a forward pass")?;
+        }
+        if self.rope.as_ref().is_none_or(|(_, covered)| *covered < positions) {
+            let covered = positions.next_power_of_two().max(PASS);
+            self.rope = Some((RopeTable::new(&engine.frequencies, covered), covered));
+        }
+        Ok(())
+    }
+}
+
+/// Cuts the spans into passes of at most `PASS` tokens, spans in order.
+fn passes(spans: &[Span<'_>]) -> Vec<Vec<Piece>> {
+    let (mut passes, mut free) = (Vec::<Vec<Piece>>::new(), 0);
+    for (span, Span { tokens, want, .. }) in spans.iter().enumerate() {
+        let mut start = 0;
+        while start < tokens.len() {
+            if free == 0 {
+                passes.push(Vec::new());
+                free = PASS;
+            }
+            let len = free.min(tokens.len() - start);
+            let ends = start + len == tokens.len();
+            let wanted = if *want == Want::Last && !ends { 0 } else { want.tokens(len) };
+            passes.last_mut().into_iter().for_each(|p| p.push(Piece { span, start, tokens: len, wanted }));
+            start += len;
+            free -= len;
+        }
+    }
+    passes
+}
+
+/// One task of attention a piece, over the rows of `q` and `a` that follow one another.
+fn tasks<'a>(
+    spans: &'a [Span<'_>],
+    pieces: &[Piece],
+    layer: usize,
+    mut q: &'a [f32],
+    mut a: &'a mut [f32],
+    width: usize,
+) -> Vec<AttentionTask<'a>> {
+    let mut tasks = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        let (q_rows, q_rest) = q.split_at(piece.tokens * width);
+        let (out, a_rest) = a.split_at_mut(piece.tokens * width);
+        let cache = &*spans[piece.span].cache;
+        let kv = cache.layer(layer);
+        tasks.push(AttentionTask {
+            q: q_rows,
+            k: &kv.k,
+            v: &kv.v,
+            capacity: kv.stride,
+            past: cache.len(),
+            tokens: piece.tokens,
+            out,
+        });
+        (q, a) = (q_rest, a_rest);
+    }
+    tasks
+}
+
+/// Rows of logits that are computed together.
+fn rows_of_logits(vocab: usize) -> usize {
+    (LOGITS / vocab.max(1)).max(1)
+}

@@ -1,0 +1,136 @@
+//! A token's logits are the same bits whatever surrounds their computation.
+
+use crate::support::{Memory, Random, bits, engine, engine_on, llama, mistral, qwen2, random_tokens, run, whole};
+use coffer_checkpoint::DType;
+use coffer_engine::{Engine, Span, Want};
+use coffer_kernels::Isa;
+use coffer_model::ModelConfig;
+use proptest::prelude::*;
+
+/// Wide enough for blocks of 256.
+fn wide() -> ModelConfig {
+    ModelConfig { hidden: 256, heads: 8, kv_heads: 4, head_dim: 32, ffn: 512, layers: 1, ..llama() }
+}
+
+#[test]
+fn every_isa_and_thread_count() {
+    let types =
+        [DType::F32, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q4_1, DType::Q5_0, DType::Q5_1, DType::Q4_K, DType::Q5_K];
+    for dtype in types.into_iter().chain([DType::Q6_K]) {
+        let config = wide();
+        let weights = Memory::random(&config, dtype, 3);
+        let tokens = random_tokens(&config, 70, 4);
+        let want = whole(&engine_on(&config, &weights, Isa::Scalar, 1), &tokens);
+        assert!(want.iter().all(|&x| f32::from_bits(x).is_finite()), "{dtype}");
+        for isa in Isa::available() {
+            for threads in [1, 2, 4] {
+                let got = whole(&engine_on(&config, &weights, isa, threads), &tokens);
+                assert!(got == want, "{dtype} on {} with {threads} threads", isa.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_prompt_cut_anywhere() {
+    for (config, dtype) in [(llama(), DType::F32), (mistral(), DType::BF16), (wide(), DType::Q4_K)] {
+        let engine = engine(&config, &Memory::random(&config, dtype, 5));
+        let tokens = random_tokens(&config, 45, 6);
+        let want = whole(&engine, &tokens);
+        for cut in 1..tokens.len() {
+            let mut cache = engine.cache(tokens.len()).unwrap();
+            let mut got = run(&engine, &mut cache, &tokens[..cut]);
+            got.extend(run(&engine, &mut cache, &tokens[cut..]));
+            assert!(got == want, "cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_prompt_longer_than_a_pass() {
+    let config = ModelConfig { layers: 1, ..llama() };
+    let engine = engine(&config, &Memory::random(&config, DType::F32, 7));
+    let tokens = random_tokens(&config, 1100, 8);
+    let want = whole(&engine, &tokens);
+    let mut cache = engine.cache(1200).unwrap();
+    let mut got = Vec::new();
+    for piece in tokens.chunks(300) {
+        got.extend(run(&engine, &mut cache, piece));
+    }
+    assert!(got == want);
+    let mut cache = engine.cache(1200).unwrap();
+    let last = engine.forward(&mut [Span { cache: &mut cache, tokens: &tokens, want: Want::Last }]).unwrap();
+    assert!(bits(&last) == want[1099 * config.vocab..]);
+}
+
+#[test]
+fn truncate_and_run_again() {
+    let config = qwen2();
+    let engine = engine(&config, &Memory::random(&config, DType::F32, 9));
+    let (first, second) = (random_tokens(&config, 90, 10), random_tokens(&config, 60, 11));
+    let mut cache = engine.cache(200).unwrap();
+    run(&engine, &mut cache, &first);
+    cache.truncate(33);
+    assert_eq!(cache.len(), 33);
+    let got = run(&engine, &mut cache, &second);
+    let joined = [&first[..33], &second].concat();
+    assert!(got == whole(&engine, &joined)[33 * config.vocab..]);
+    cache.truncate(1000);
+    assert_eq!(cache.len(), 93);
+}
+
+#[test]
+fn wanted_tokens_alone_are_returned() {
+    let config = llama();
+    let engine = engine(&config, &Memory::random(&config, DType::F32, 12));
+    let tokens = random_tokens(&config, 30, 13);
+    let want = whole(&engine, &tokens);
+    let (mut a, mut b, mut c) = (engine.cache(30).unwrap(), engine.cache(30).unwrap(), engine.cache(30).unwrap());
+    let mut spans = [
+        Span { cache: &mut a, tokens: &tokens, want: Want::Last },
+        Span { cache: &mut b, tokens: &tokens, want: Want::Nothing },
+        Span { cache: &mut c, tokens: &tokens[..2], want: Want::All },
+    ];
+    let got = bits(&engine.forward(&mut spans).unwrap());
+    let vocab = config.vocab;
+    assert!(got == [&want[29 * vocab..], &want[..2 * vocab]].concat());
+    assert_eq!((a.len(), b.len(), c.len()), (30, 30, 2));
+    assert!(engine.forward(&mut []).unwrap().is_empty());
+}
+
+/// Runs several texts together, cut at random, some waiting while others run.
+fn together(engine: &Engine, texts: &[Vec<u32>], random: &mut Random) -> Vec<Vec<u32>> {
+    let mut caches: Vec<_> = texts.iter().map(|t| engine.cache(t.len()).unwrap()).collect();
+    let mut out = vec![Vec::new(); texts.len()];
+    while caches.iter().zip(texts).any(|(c, t)| c.len() < t.len()) {
+        let (mut spans, mut owners) = (Vec::new(), Vec::new());
+        for (i, (cache, text)) in caches.iter_mut().zip(texts).enumerate() {
+            let take = random.below(20).min(text.len() - cache.len());
+            if take > 0 {
+                owners.push((i, take));
+                let at = cache.len();
+                spans.push(Span { cache, tokens: &text[at..at + take], want: Want::All });
+            }
+        }
+        let logits = bits(&engine.forward(&mut spans).unwrap());
+        let mut rows = logits.chunks_exact(engine.config().vocab);
+        for (owner, take) in owners {
+            rows.by_ref().take(take).for_each(|row| out[owner].extend(row));
+        }
+    }
+    out
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn others_in_the_batch(seed: u64, lens in prop::collection::vec(1..80usize, 1..6)) {
+        let config = llama();
+        let engine = engine(&config, &Memory::random(&config, DType::BF16, 14));
+        let texts: Vec<_> = lens.iter().zip(seed/2..).map(|(&n, s)| random_tokens(&config, n, s)).collect();
+        let got = together(&engine, &texts, &mut Random(seed));
+        for (text, got) in texts.iter().zip(got) {
+            prop_assert!(got == whole(&engine, text));
+        }
+    }
+}

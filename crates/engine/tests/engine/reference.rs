@@ -1,0 +1,55 @@
+//! The forward pass against a slow plain one in f64.
+
+use crate::support::{Memory, engine, llama, mistral, qwen2, random_tokens, reference};
+use coffer_checkpoint::DType;
+use coffer_engine::{Span, Want};
+use coffer_model::{ModelConfig, RopeConfig, config::RopeScaling};
+
+fn assert_agrees(config: &ModelConfig, dtype: DType) {
+    let weights = Memory::random(config, dtype, 1);
+    let engine = engine(config, &weights);
+    let tokens = random_tokens(config, 40, 2);
+    let mut cache = engine.cache(tokens.len()).unwrap();
+    let got = engine.forward(&mut [Span { cache: &mut cache, tokens: &tokens, want: Want::All }]).unwrap();
+    let want = reference(config, &weights, &tokens);
+    assert_eq!(got.len(), want.len());
+    let worst = got.iter().zip(&want).map(|(g, w)| (f64::from(*g) - w).abs()).fold(0.0, f64::max);
+    let scale = want.iter().fold(0.0f64, |m, w| m.max(w.abs()));
+    assert!(worst < 2e-5 * scale, "off by {worst} where logits reach {scale}");
+}
+
+#[test]
+fn llama_with_grouped_heads() {
+    assert_agrees(&llama(), DType::F32);
+    assert_agrees(&llama(), DType::BF16);
+}
+
+#[test]
+fn one_kv_head_each() {
+    assert_agrees(&ModelConfig { kv_heads: 4, ..llama() }, DType::F32);
+}
+
+#[test]
+fn heads_wider_than_the_stream() {
+    assert_agrees(&ModelConfig { head_dim: 32, ..llama() }, DType::F32);
+}
+
+#[test]
+fn qwen2_with_biases_and_tied_embeddings() {
+    assert_agrees(&qwen2(), DType::F32);
+}
+
+#[test]
+fn mistral_with_a_window() {
+    assert_agrees(&mistral(), DType::F32);
+}
+
+#[test]
+fn scaled_frequencies() {
+    for scaling in [
+        RopeScaling::Linear { factor: 4.0 },
+        RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 32 },
+    ] {
+        assert_agrees(&ModelConfig { rope: RopeConfig { theta: 500_000.0, scaling }, ..llama() }, DType::F32);
+    }
+}
