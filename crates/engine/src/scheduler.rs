@@ -150,7 +150,7 @@ impl Work {
                 let refused = std::mem::take(&mut state.waiting);
                 state.running = self.batch.len();
                 drop(state);
-                refused.into_iter().for_each(|request| batch::refuse(request, "the server is shutting down"));
+                refused.into_iter().for_each(|request| batch::refuse(request, "shutting down"));
                 return (self.batch.len() > 0).then(Vec::new);
             }
             let free = self.slots.saturating_sub(self.batch.len()).min(state.waiting.len());

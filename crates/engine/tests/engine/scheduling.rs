@@ -141,7 +141,7 @@ fn shutdown_finishes_the_running_and_refuses_the_waiting() {
     let (choices, reason) = collect(running_events);
     assert_eq!((choices.len(), reason), (199, Some(FinishReason::Length)));
     let (choices, reason) = collect(waiting_events);
-    assert_eq!((choices.len(), reason), (0, Some(FinishReason::Error("the server is shutting down".into()))));
+    assert_eq!((choices.len(), reason), (0, Some(FinishReason::Error("shutting down".into()))));
     let (late, _) = request(vec![1], GREEDY, 1);
     assert!(scheduler.submit(late).is_err());
     scheduler.shutdown();
