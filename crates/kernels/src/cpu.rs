@@ -1,104 +1,144 @@
 //! The operations of a forward pass on one instruction set and one pool of threads.
 //!
 //! Every result depends on the inputs and the contract alone: never on the ISA, the threads or the other rows in the batch.
+//! Lengths that contradict each other are the caller's mistake and panic.
 
-use crate::{Isa, Matrix};
+use crate::attention;
+pub use crate::attention::{AttentionShape, AttentionTask};
+use crate::pool::Pool;
+pub use crate::rope::RopeTable;
+use crate::rows::{Add, LogSoftmax, RmsNorm, Rotate, Swiglu};
+use crate::shared::Shared;
+use crate::{Isa, Matrix, product};
+use std::ops::Range;
 
 /// An instruction set and a pool of threads.
 pub struct Cpu {
     isa: Isa,
-}
-
-/// Cosines and sines of rotary embedding for positions `0..len`, built under the contract.
-pub struct RopeTable;
-
-impl RopeTable {
-    /// `frequencies[i]` radians a position for pair `i`; `frequencies.len() * 2` is the head width.
-    pub fn new(frequencies: &[f64], positions: usize) -> Self {
-        let _ = (frequencies, positions);
-        todo!()
-    }
-}
-
-/// One sequence's part of an attention step.
-pub struct AttentionTask<'a> {
-    /// Queries of this sequence's new tokens, `[tokens, heads, head_dim]`.
-    pub q: &'a [f32],
-    /// Cached keys `[kv_heads, capacity, head_dim]`; the first `past + tokens` positions are filled.
-    pub k: &'a [f32],
-    /// Cached values, same layout.
-    pub v: &'a [f32],
-    /// Positions that the cache can hold: the stride between heads.
-    pub capacity: usize,
-    /// Positions before the first new token.
-    pub past: usize,
-    /// New tokens.
-    pub tokens: usize,
-    /// Output, `[tokens, heads, head_dim]`.
-    pub out: &'a mut [f32],
-}
-
-/// Head counts shared by all sequences of a step.
-#[derive(Clone, Copy, Debug)]
-pub struct AttentionShape {
-    /// Query heads.
-    pub heads: usize,
-    /// Key-value heads.
-    pub kv_heads: usize,
-    /// Width of a head.
-    pub head_dim: usize,
-    /// Attend to the last so many positions only.
-    pub window: Option<usize>,
+    pool: Pool,
 }
 
 impl Cpu {
-    /// A pool of `threads` (at least one; the caller is one of them) on `isa`.
+    /// A pool of `threads` (at least one; the caller is one of them) on `isa`. Threads that the system refuses are done without.
+    ///
+    /// # Panics
+    /// If this machine lacks `isa`.
     pub fn new(isa: Isa, threads: usize) -> Self {
-        let _ = threads;
-        Self { isa }
+        assert!(isa.is_available(), "this machine lacks {}", isa.name());
+        Self { isa, pool: Pool::new(threads) }
     }
+
     /// The instruction set in use.
     pub fn isa(&self) -> Isa {
         self.isa
     }
+
     /// Threads in the pool.
     pub fn threads(&self) -> usize {
-        todo!()
+        self.pool.threads()
     }
+
     /// `ys[i] = ws[i] · x` for matrices that share their input. `x` `[tokens, cols]`, each `y` `[tokens, rows]`.
     /// Activations are quantized once per activation format in use.
     pub fn matmul(&self, ws: &[&Matrix], x: &[f32], tokens: usize, ys: &mut [&mut [f32]]) {
-        let _ = (ws, x, tokens, ys);
-        todo!()
+        assert_eq!(ws.len(), ys.len(), "matrices and outputs");
+        for (w, y) in ws.iter().zip(ys.iter()) {
+            assert_eq!(Some(x.len()), tokens.checked_mul(w.cols()), "{w:?} times {tokens} tokens");
+            assert_eq!(Some(y.len()), tokens.checked_mul(w.rows()), "{w:?} times {tokens} tokens");
+        }
+        product::matmul(self.isa, &self.pool, ws, x, tokens, ys);
     }
+
     /// RMS norm of each row of `x` `[tokens, weight.len()]` into `out`.
     pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-        let _ = (x, weight, eps, out);
-        todo!()
+        let width = weight.len();
+        let out = Shared::new(whole_rows(out, width, x.len()));
+        self.rows(x.len(), width, |at| {
+            // SAFETY: ranges of rows are disjoint.
+            let out = unsafe { out.slice(at.start, at.len()) };
+            self.isa.dispatch(RmsNorm { x: &x[at], weight, eps, out });
+        });
     }
+
     /// Rotates each head of `x` `[tokens, heads, head_dim]` in place; pairs are `(i, i + head_dim/2)`.
+    ///
+    /// # Panics
+    /// Also if a position is not in the table.
     pub fn rope(&self, x: &mut [f32], heads: usize, table: &RopeTable, positions: &[u32]) {
-        let _ = (x, heads, table, positions);
-        todo!()
+        let width = 2 * table.pairs() * heads;
+        assert_eq!(x.len(), positions.len() * width, "{heads} heads of {} at {} positions", 2 * table.pairs(), positions.len());
+        let (len, x) = (x.len(), Shared::new(x));
+        self.rows(len, width, |at| {
+            for token in at.start / width..at.end / width {
+                let (cos, sin) = table.angles(positions[token]);
+                // SAFETY: ranges of rows are disjoint.
+                let row = unsafe { x.slice(token * width, width) };
+                row.chunks_exact_mut(2 * table.pairs()).for_each(|head| self.isa.dispatch(Rotate { head, cos, sin }));
+            }
+        });
     }
+
     /// `gate = silu(gate) * up`.
     pub fn swiglu(&self, gate: &mut [f32], up: &[f32]) {
-        let _ = (gate, up);
-        todo!()
+        let (len, gate) = (up.len(), Shared::new(whole_rows(gate, 1, up.len())));
+        self.rows(len, 1, |at| {
+            // SAFETY: ranges are disjoint.
+            let gate = unsafe { gate.slice(at.start, at.len()) };
+            self.isa.dispatch(Swiglu { gate, up: &up[at] });
+        });
     }
+
     /// `x += y`, where `y` may be one row repeated (a bias) or as long as `x` (a residual).
     pub fn add(&self, x: &mut [f32], y: &[f32]) {
-        let _ = (x, y);
-        todo!()
+        let len = x.len();
+        let x = Shared::new(whole_rows(x, y.len(), len));
+        let one_row = len == y.len();
+        self.rows(len, if one_row { 1 } else { y.len() }, |at| {
+            if one_row {
+                // SAFETY: ranges are disjoint.
+                let x = unsafe { x.slice(at.start, at.len()) };
+                return self.isa.dispatch(Add { x, y: &y[at] });
+            }
+            for start in at.step_by(y.len()) {
+                // SAFETY: ranges of rows are disjoint.
+                let x = unsafe { x.slice(start, y.len()) };
+                self.isa.dispatch(Add { x, y });
+            }
+        });
     }
-    /// Causal attention with grouped key-value heads for several sequences at once.
+
+    /// Causal attention with grouped key-value heads for several sequences at once. Scratch space is a few times the
+    /// longest sequence (or the window) for each thread.
     pub fn attention(&self, shape: AttentionShape, tasks: &mut [AttentionTask<'_>]) {
-        let _ = (shape, tasks);
-        todo!()
+        let parts: Vec<_> = tasks.iter_mut().flat_map(|task| attention::parts(shape, task)).collect();
+        self.pool.run(parts.len(), &|i| self.isa.dispatch(parts[i]));
     }
+
     /// Natural logarithms of the softmax of each row of `logits` `[n, width]`, in place.
     pub fn log_softmax(&self, logits: &mut [f32], width: usize) {
-        let _ = (logits, width);
-        todo!()
+        let len = logits.len();
+        let rows = Shared::new(whole_rows(logits, width, len));
+        self.rows(len, width, |at| {
+            // SAFETY: ranges of rows are disjoint.
+            let rows = unsafe { rows.slice(at.start, at.len()) };
+            self.isa.dispatch(LogSoftmax { rows, width });
+        });
     }
+
+    /// Cuts `0..len` into ranges of whole rows and calls `f` with each, on several threads if that pays.
+    fn rows(&self, len: usize, width: usize, f: impl Fn(Range<usize>) + Sync) {
+        /// Elements that are worth handing to another thread.
+        const WORTHWHILE: usize = 8192;
+        if len == 0 {
+            return;
+        }
+        let step = WORTHWHILE.next_multiple_of(width);
+        self.pool.run(len.div_ceil(step), &|i| f(i * step..((i + 1) * step).min(len)));
+    }
+}
+
+/// `buffer`, once it is known to be `len` long and whole rows of `width`.
+fn whole_rows(buffer: &mut [f32], width: usize, len: usize) -> &mut [f32] {
+    assert!(buffer.len() == len && (len == 0 || width > 0 && len.is_multiple_of(width)), "{len} in {} of {width}", buffer.len());
+    buffer
 }

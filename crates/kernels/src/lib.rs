@@ -4,7 +4,18 @@
 
 pub mod cpu;
 pub mod isa;
+pub mod math;
 pub mod matrix;
+
+mod activations;
+mod attention;
+mod float_env;
+mod pool;
+mod product;
+mod rope;
+mod rows;
+mod shared;
+mod simd;
 
 pub use cpu::Cpu;
 pub use isa::Isa;

@@ -1,0 +1,92 @@
+//! The floating-point environment of the contract: round to nearest even, denormals kept, no traps.
+
+use std::marker::PhantomData;
+
+/// The contract's environment on this thread, until dropped. A host (an audio or Python library, say) may have set another.
+pub(crate) struct FloatEnv {
+    saved: Control,
+    /// The environment belongs to a thread.
+    _thread: PhantomData<*const ()>,
+}
+
+impl FloatEnv {
+    pub(crate) fn enter() -> Self {
+        let saved = read();
+        if saved != STANDARD {
+            write(STANDARD);
+        }
+        Self { saved, _thread: PhantomData }
+    }
+}
+
+impl Drop for FloatEnv {
+    fn drop(&mut self) {
+        if self.saved != STANDARD {
+            write(self.saved);
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+use x86_64::{Control, STANDARD, read, write};
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64 {
+    use std::arch::asm;
+
+    /// MXCSR.
+    pub(super) type Control = u32;
+    /// All exceptions masked, none flagged.
+    pub(super) const STANDARD: u32 = 0x1f80;
+    /// The sticky flags say what happened, not what will.
+    const FLAGS: u32 = 0x3f;
+
+    pub(super) fn read() -> u32 {
+        let mut control = 0u32;
+        // SAFETY: stores MXCSR into the local.
+        unsafe { asm!("stmxcsr [{}]", in(reg) &mut control, options(nostack)) };
+        control & !FLAGS
+    }
+
+    pub(super) fn write(control: u32) {
+        // SAFETY: a value that was read, or the default that Rust presumes; no reserved bit is set.
+        unsafe { asm!("ldmxcsr [{}]", in(reg) &control, options(nostack, readonly)) };
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+use aarch64::{Control, STANDARD, read, write};
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64 {
+    use std::arch::asm;
+
+    /// FPCR.
+    pub(super) type Control = u64;
+    pub(super) const STANDARD: u64 = 0;
+
+    pub(super) fn read() -> u64 {
+        let control: u64;
+        // SAFETY: reads a register.
+        unsafe { asm!("mrs {}, fpcr", out(reg) control, options(nomem, nostack)) };
+        control
+    }
+
+    pub(super) fn write(control: u64) {
+        // SAFETY: a value that was read, or the default that Rust presumes.
+        unsafe { asm!("msr fpcr, {}", in(reg) control, options(nomem, nostack)) };
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+use other::{Control, STANDARD, read, write};
+
+/// Rust presumes the standard environment; where we cannot look, neither can we mend it.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod other {
+    pub(super) type Control = ();
+    pub(super) const STANDARD: () = ();
+
+    pub(super) fn read() {}
+    pub(super) fn write((): ()) {}
+}

@@ -1,0 +1,143 @@
+//! Formats with blocks of 32 columns and activations in blocks of 32: for each block an exact integer product, then
+//! `sum += (integer · d [+ m · Σ codes]) · activation scale`.
+
+use super::{Format, PANELS};
+use crate::activations::Token;
+use crate::simd::{LANES, Simd};
+
+/// How a block's codes are stored. Words are vectors of 64 bytes; each 32-bit lane holds four columns of one row.
+pub(super) trait Block {
+    /// Words before the scales.
+    const WORDS: usize;
+    /// Whether a minimum follows the scale.
+    const MIN: bool;
+    /// The unsigned codes of columns 4v.. and 16 + 4v..
+    ///
+    /// # Safety
+    /// `block` must point to a readable panel block.
+    unsafe fn codes<S: Simd>(block: *const u8, v: usize) -> [S::I; 2];
+    #[inline(always)]
+    fn dot<S: Simd>(acc: S::I, codes: S::I, word: i32) -> S::I {
+        S::dot4(acc, codes, word)
+    }
+}
+
+/// Q4_0, or Q4_1 with a minimum.
+pub(super) struct Q4<const MIN: bool>;
+/// Q5_0, or Q5_1 with a minimum.
+pub(super) struct Q5<const MIN: bool>;
+/// Q8_0.
+pub(super) struct Q8;
+
+impl<const M: bool> Block for Q4<M> {
+    const WORDS: usize = 4;
+    const MIN: bool = M;
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(block: *const u8, v: usize) -> [S::I; 2] {
+        let low = S::splat_i(0x0f0f_0f0f);
+        // SAFETY: v < 4 words are in the block.
+        let word = unsafe { S::load_i(block.add(64 * v)) };
+        [S::and(word, low), S::and(S::shr(word, 4), low)]
+    }
+}
+
+impl<const M: bool> Block for Q5<M> {
+    const WORDS: usize = 5;
+    const MIN: bool = M;
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(block: *const u8, v: usize) -> [S::I; 2] {
+        // SAFETY: as Q4; the fifth word holds the high bits.
+        let ([low, high], bits) = unsafe { (Q4::<M>::codes::<S>(block, v), S::load_i(block.add(64 * 4))) };
+        [S::or(low, fifth::<S>(bits, v as u32)), S::or(high, fifth::<S>(bits, v as u32 + 4))]
+    }
+}
+
+/// Bit `n` of each byte, moved to bit 4.
+#[inline(always)]
+pub(super) fn fifth<S: Simd>(bits: S::I, n: u32) -> S::I {
+    S::shl(S::and(S::shr(bits, n), S::splat_i(0x0101_0101)), 4)
+}
+
+impl Block for Q8 {
+    const WORDS: usize = 8;
+    const MIN: bool = false;
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(block: *const u8, v: usize) -> [S::I; 2] {
+        // SAFETY: v < 4, and eight words are in the block.
+        unsafe { [S::load_i(block.add(64 * v)), S::load_i(block.add(64 * (v + 4)))] }
+    }
+    #[inline(always)]
+    fn dot<S: Simd>(acc: S::I, codes: S::I, word: i32) -> S::I {
+        S::dot4_u8(acc, codes, word)
+    }
+}
+
+/// Bytes ahead of the kernel that are asked for.
+const AHEAD: usize = 2304;
+
+/// A [`Block`] as a [`Format`].
+pub(super) struct Blocks<B>(std::marker::PhantomData<B>);
+
+impl<B: Block> Format for Blocks<B> {
+    type Token = Token;
+
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const T: usize>(panels: [*const u8; PANELS], cols: usize, tokens: [Token; T]) -> [[S::F; T]; PANELS] {
+        let bytes = B::WORDS * 64 + if B::MIN { 64 } else { 32 };
+        let mut sums = [[S::splat(0.0); T]; PANELS];
+        for b in 0..cols / 32 {
+            let at = [panels[0].wrapping_add(b * bytes), panels[1].wrapping_add(b * bytes)];
+            // SAFETY: block b is in the panels and in the tokens.
+            unsafe {
+                let dots = integers::<S, B, T>(at, b, &tokens);
+                for p in 0..PANELS {
+                    let scales = at[p].add(B::WORDS * 64);
+                    let d = S::load_f16(scales);
+                    for t in 0..T {
+                        let mut x = S::mul(S::to_f(dots[p][t]), d);
+                        if B::MIN {
+                            let m = S::load_f16(scales.add(2 * LANES));
+                            x = S::add(x, S::mul(m, S::to_f(S::splat_i(*tokens[t].sums.add(b)))));
+                        }
+                        sums[p][t] = S::add(sums[p][t], S::mul(x, S::splat(*tokens[t].scales.add(b))));
+                    }
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// The integer products of block `b`: codes minus their zero point, which the token's sum already holds, times activations.
+///
+/// # Safety
+/// As [`Format::tile`]; `at` points to block `b` of each panel.
+#[inline(always)]
+unsafe fn integers<S: Simd, B: Block, const T: usize>(
+    at: [*const u8; PANELS],
+    b: usize,
+    tokens: &[Token; T],
+) -> [[S::I; T]; PANELS] {
+    let mut dots = [[S::splat_i(0); T]; PANELS];
+    for v in 0..4 {
+        for p in 0..PANELS {
+            S::prefetch(at[p].wrapping_add(AHEAD + 64 * v));
+            // SAFETY: the caller's promise; a block has 32 codes.
+            unsafe {
+                let [low, high] = B::codes::<S>(at[p], v);
+                for t in 0..T {
+                    if v == 0 && !B::MIN {
+                        dots[p][t] = S::splat_i(*tokens[t].sums.add(b));
+                    }
+                    let words = tokens[t].codes.add(32 * b + 4 * v).cast::<i32>();
+                    dots[p][t] = B::dot::<S>(dots[p][t], low, words.read_unaligned());
+                    dots[p][t] = B::dot::<S>(dots[p][t], high, words.add(4).read_unaligned());
+                }
+            }
+        }
+    }
+    dots
+}

@@ -1,0 +1,61 @@
+//! Float weights: each row's sum takes its columns in order, one multiplication and one addition each.
+
+use super::{Format, PANELS};
+use crate::simd::{LANES, Simd};
+
+/// How a float type is stored and widened.
+pub(super) trait Weight {
+    const BYTES: usize;
+    /// # Safety
+    /// `p` must point to 16 readable weights.
+    unsafe fn load<S: Simd>(p: *const u8) -> S::F;
+}
+
+macro_rules! weights {
+    ($($name:ident: $bytes:literal, $p:ident => $load:expr;)*) => {$(
+        pub(super) struct $name;
+        impl Weight for $name {
+            const BYTES: usize = $bytes;
+            #[inline(always)]
+            unsafe fn load<S: Simd>($p: *const u8) -> S::F {
+                // SAFETY: the caller's promise.
+                unsafe { $load }
+            }
+        }
+    )*};
+}
+
+weights! {
+    F32: 4, p => S::load(p.cast());
+    F16: 2, p => S::load_f16(p);
+    Bf16: 2, p => S::load_bf16(p);
+}
+
+/// A [`Weight`] as a [`Format`].
+pub(super) struct Floats<W>(std::marker::PhantomData<W>);
+
+impl<W: Weight> Format for Floats<W> {
+    type Token = *const f32;
+
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const T: usize>(
+        panels: [*const u8; PANELS],
+        cols: usize,
+        tokens: [*const f32; T],
+    ) -> [[S::F; T]; PANELS] {
+        let mut sums = [[S::splat(0.0); T]; PANELS];
+        for col in 0..cols {
+            for p in 0..PANELS {
+                let at = panels[p].wrapping_add(col * W::BYTES * LANES);
+                // SAFETY: within the panel.
+                let w = unsafe { W::load::<S>(at) };
+                for t in 0..T {
+                    // SAFETY: a token has `cols` floats.
+                    let x = unsafe { *tokens[t].add(col) };
+                    sums[p][t] = S::add(sums[p][t], S::mul(w, S::splat(x)));
+                }
+            }
+        }
+        sums
+    }
+}

@@ -1,0 +1,251 @@
+//! Formats with blocks of 256 columns and activations in blocks of 256: scales and minima inside a block are integers, so
+//! its product is one exact integer for each, then `sum += (integer · d [− minima · dmin]) · activation scale`.
+
+use super::blocks::fifth;
+use super::{Format, PANELS};
+use crate::activations::Token;
+use crate::simd::{LANES, Simd};
+
+/// How a block's codes and scales are stored, in words as in [`super::blocks`].
+pub(super) trait Superblock {
+    /// Words before `d`.
+    const WORDS: usize;
+    /// Columns that share a scale.
+    const COLS: usize;
+    /// Whether there are minima, and a `dmin` after `d`.
+    const MIN: bool;
+    /// Whatever scales and minima are unpacked from.
+    type Scales<S: Simd>: Copy;
+    /// # Safety
+    /// `block` must point to a readable panel block, here and below.
+    unsafe fn scales<S: Simd>(block: *const u8) -> Self::Scales<S>;
+    /// Scale of sub-block `s`.
+    fn scale<S: Simd>(scales: Self::Scales<S>, s: usize) -> S::I;
+    /// Four vectors of two minima each as 16-bit halves, those of sub-blocks (0, 2), (1, 3), (4, 6), (5, 7).
+    fn minima<S: Simd>(scales: Self::Scales<S>) -> [S::I; 4];
+    /// The unsigned codes of columns 4v.. of sub-block `s`.
+    ///
+    /// # Safety
+    /// As `scales`.
+    unsafe fn codes<S: Simd>(block: *const u8, s: usize, v: usize) -> S::I;
+}
+
+/// Q4_K.
+pub(super) struct Q4;
+/// Q5_K.
+pub(super) struct Q5;
+/// Q6_K.
+pub(super) struct Q6;
+
+/// Eight scales and eight minima of six bits each, a byte for each sub-block.
+pub(super) struct SixBits<S: Simd> {
+    scales: [S::I; 2],
+    minima: [S::I; 2],
+}
+
+impl<S: Simd> Clone for SixBits<S> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S: Simd> Copy for SixBits<S> {}
+
+impl<S: Simd> SixBits<S> {
+    /// # Safety
+    /// `p` must point to the three words of packed scales.
+    #[inline(always)]
+    unsafe fn load(p: *const u8) -> Self {
+        let (six, four, top) = (S::splat_i(0x3f3f_3f3f), S::splat_i(0x0f0f_0f0f), S::splat_i(0x3030_3030));
+        // SAFETY: the caller's promise.
+        let [a, b, c] = unsafe { [S::load_i(p), S::load_i(p.add(64)), S::load_i(p.add(128))] };
+        Self {
+            scales: [S::and(a, six), S::or(S::and(c, four), S::and(S::shr(a, 2), top))],
+            minima: [S::and(b, six), S::or(S::and(S::shr(c, 4), four), S::and(S::shr(b, 2), top))],
+        }
+    }
+    #[inline(always)]
+    fn scale(self, s: usize) -> S::I {
+        S::and(S::shr(self.scales[s / 4], 8 * (s as u32 % 4)), S::splat_i(0xff))
+    }
+    #[inline(always)]
+    fn minima(self) -> [S::I; 4] {
+        let (even, [a, b]) = (S::splat_i(0x00ff_00ff), self.minima);
+        [S::and(a, even), S::and(S::shr(a, 8), even), S::and(b, even), S::and(S::shr(b, 8), even)]
+    }
+}
+
+impl Superblock for Q4 {
+    const WORDS: usize = 35;
+    const COLS: usize = 32;
+    const MIN: bool = true;
+    type Scales<S: Simd> = SixBits<S>;
+
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(block: *const u8) -> SixBits<S> {
+        // SAFETY: the caller's promise.
+        unsafe { SixBits::load(block.add(64 * 32)) }
+    }
+    #[inline(always)]
+    fn scale<S: Simd>(scales: SixBits<S>, s: usize) -> S::I {
+        scales.scale(s)
+    }
+    #[inline(always)]
+    fn minima<S: Simd>(scales: SixBits<S>) -> [S::I; 4] {
+        scales.minima()
+    }
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(block: *const u8, s: usize, v: usize) -> S::I {
+        // SAFETY: s < 8, v < 8.
+        let word = unsafe { S::load_i(block.add(64 * (s / 2 * 8 + v))) };
+        S::and(S::shr(word, 4 * (s as u32 % 2)), S::splat_i(0x0f0f_0f0f))
+    }
+}
+
+impl Superblock for Q5 {
+    const WORDS: usize = 43;
+    const COLS: usize = 32;
+    const MIN: bool = true;
+    type Scales<S: Simd> = SixBits<S>;
+
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(block: *const u8) -> SixBits<S> {
+        // SAFETY: the caller's promise.
+        unsafe { SixBits::load(block.add(64 * 40)) }
+    }
+    #[inline(always)]
+    fn scale<S: Simd>(scales: SixBits<S>, s: usize) -> S::I {
+        scales.scale(s)
+    }
+    #[inline(always)]
+    fn minima<S: Simd>(scales: SixBits<S>) -> [S::I; 4] {
+        scales.minima()
+    }
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(block: *const u8, s: usize, v: usize) -> S::I {
+        // SAFETY: s < 8, v < 8; eight words of high bits follow the 32 of low ones.
+        let (low, bits) = unsafe { (Q4::codes::<S>(block, s, v), S::load_i(block.add(64 * (32 + v)))) };
+        S::or(low, fifth::<S>(bits, s as u32))
+    }
+}
+
+impl Superblock for Q6 {
+    const WORDS: usize = 52;
+    const COLS: usize = 16;
+    const MIN: bool = false;
+    type Scales<S: Simd> = [S::I; 4];
+
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(block: *const u8) -> [S::I; 4] {
+        // SAFETY: the caller's promise; 32 + 16 words of codes come first.
+        unsafe {
+            [
+                S::load_i(block.add(64 * 48)),
+                S::load_i(block.add(64 * 49)),
+                S::load_i(block.add(64 * 50)),
+                S::load_i(block.add(64 * 51)),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn scale<S: Simd>(scales: [S::I; 4], s: usize) -> S::I {
+        S::sar(S::shl(scales[s / 4], 24 - 8 * (s as u32 % 4)), 24)
+    }
+    #[inline(always)]
+    fn minima<S: Simd>(_: [S::I; 4]) -> [S::I; 4] {
+        [S::splat_i(0); 4]
+    }
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(block: *const u8, s: usize, v: usize) -> S::I {
+        // Of each half, 128 columns: four groups of 32, of two sub-blocks each.
+        let (half, group, v) = (s / 8, s % 8 / 2, s % 2 * 4 + v);
+        // SAFETY: half < 2, group < 4, v < 8.
+        let (low, bits) = unsafe {
+            (S::load_i(block.add(64 * (half * 16 + group % 2 * 8 + v))), S::load_i(block.add(64 * (32 + half * 8 + v))))
+        };
+        let low = S::and(S::shr(low, 4 * (group as u32 / 2)), S::splat_i(0x0f0f_0f0f));
+        S::or(low, S::shl(S::and(S::shr(bits, 2 * group as u32), S::splat_i(0x0303_0303)), 4))
+    }
+}
+
+/// A [`Superblock`] as a [`Format`].
+pub(super) struct Super<B>(std::marker::PhantomData<B>);
+
+impl<B: Superblock> Format for Super<B> {
+    type Token = Token;
+
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const T: usize>(panels: [*const u8; PANELS], cols: usize, tokens: [Token; T]) -> [[S::F; T]; PANELS] {
+        let bytes = B::WORDS * 64 + if B::MIN { 64 } else { 32 };
+        let mut sums = [[S::splat(0.0); T]; PANELS];
+        for b in 0..cols / 256 {
+            let at = [panels[0].wrapping_add(b * bytes), panels[1].wrapping_add(b * bytes)];
+            // SAFETY: block b is in the panels and in the tokens.
+            unsafe {
+                let scales = [B::scales::<S>(at[0]), B::scales::<S>(at[1])];
+                let dots = integers::<S, B, T>(at, scales, b, &tokens);
+                for p in 0..PANELS {
+                    let d = S::load_f16(at[p].add(B::WORDS * 64));
+                    let minima = B::minima::<S>(scales[p]);
+                    for t in 0..T {
+                        let mut x = S::mul(S::to_f(dots[p][t]), d);
+                        if B::MIN {
+                            let mut low = S::splat_i(0);
+                            for i in 0..4 {
+                                low = S::dot2(low, minima[i], S::splat_i(*tokens[t].pairs.add(4 * b + i)));
+                            }
+                            let dmin = S::load_f16(at[p].add(B::WORDS * 64 + 2 * LANES));
+                            x = S::sub(x, S::mul(S::to_f(low), dmin));
+                        }
+                        sums[p][t] = S::add(sums[p][t], S::mul(x, S::splat(*tokens[t].scales.add(b))));
+                    }
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// The integer products of block `b`, each sub-block times its scale.
+///
+/// # Safety
+/// As [`Format::tile`]; `at` points to block `b` of each panel.
+#[inline(always)]
+unsafe fn integers<S: Simd, B: Superblock, const T: usize>(
+    at: [*const u8; PANELS],
+    scales: [B::Scales<S>; PANELS],
+    b: usize,
+    tokens: &[Token; T],
+) -> [[S::I; T]; PANELS] {
+    let mut sums = [[S::splat_i(0); T]; PANELS];
+    for s in 0..256 / B::COLS {
+        let mut dots = [[S::splat_i(0); T]; PANELS];
+        if !B::MIN {
+            for t in 0..T {
+                // SAFETY: a block has sixteen sums.
+                let start = S::splat_i(unsafe { *tokens[t].sums.add(16 * b + s) });
+                (dots[0][t], dots[1][t]) = (start, start);
+            }
+        }
+        for v in 0..B::COLS / 4 {
+            for p in 0..PANELS {
+                // SAFETY: the caller's promise; a block has 256 codes.
+                unsafe {
+                    let codes = B::codes::<S>(at[p], s, v);
+                    for t in 0..T {
+                        let word = tokens[t].codes.add(256 * b + B::COLS * s + 4 * v).cast::<i32>().read_unaligned();
+                        dots[p][t] = S::dot4(dots[p][t], codes, word);
+                    }
+                }
+            }
+        }
+        for p in 0..PANELS {
+            let scale = B::scale::<S>(scales[p], s);
+            for t in 0..T {
+                sums[p][t] = S::add_i(sums[p][t], S::mul_i(scale, dots[p][t]));
+            }
+        }
+    }
+    sums
+}

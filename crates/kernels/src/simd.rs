@@ -1,0 +1,103 @@
+//! Sixteen lanes of 32 bits, the alphabet in which every kernel is written once.
+//!
+//! [`Scalar`] spells out what each letter means; the SIMD versions must equal it to the bit (a NaN's payload apart:
+//! kernels end with [`Simd::canon`]).
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod scalar;
+
+pub(crate) use scalar::Scalar;
+
+use crate::Isa;
+
+/// Lanes of a vector, rows of a panel, interleaved sums of a reduction.
+pub(crate) const LANES: usize = 16;
+
+/// Operations on sixteen lanes. The implementor is a token that its instructions may run here: `dispatch` alone hands it out.
+pub(crate) trait Simd: Copy {
+    /// Sixteen f32.
+    type F: Copy;
+    /// Sixteen i32, also sixty-four bytes.
+    type I: Copy;
+    /// Whether there are registers enough for a wide tile of a product.
+    const WIDE: bool;
+
+    fn splat(x: f32) -> Self::F;
+    /// # Safety
+    /// `p` must point to 16 readable floats; any alignment will do, here and below.
+    unsafe fn load(p: *const f32) -> Self::F;
+    /// # Safety
+    /// `p` must point to 16 writable floats.
+    unsafe fn store(p: *mut f32, x: Self::F);
+    /// # Safety
+    /// `p` must point to 16 readable f16.
+    unsafe fn load_f16(p: *const u8) -> Self::F;
+    /// # Safety
+    /// `p` must point to 16 readable bf16.
+    unsafe fn load_bf16(p: *const u8) -> Self::F;
+    fn add(a: Self::F, b: Self::F) -> Self::F;
+    fn sub(a: Self::F, b: Self::F) -> Self::F;
+    fn mul(a: Self::F, b: Self::F) -> Self::F;
+    fn div(a: Self::F, b: Self::F) -> Self::F;
+    /// `a > b ? a : b`: the second operand if either is NaN.
+    fn max(a: Self::F, b: Self::F) -> Self::F;
+    /// `a < b ? a : b`: the second operand if either is NaN.
+    fn min(a: Self::F, b: Self::F) -> Self::F;
+    /// Every NaN becomes the canonical one, 0x7fc00000.
+    fn canon(x: Self::F) -> Self::F;
+    /// The fixed tree: lane l takes lane l+8, then l+4, l+2, l+1.
+    fn sum(x: Self::F) -> f32;
+    /// The largest lane that is not NaN; −∞ if there is none.
+    fn largest(x: Self::F) -> f32;
+    /// Conversion to the nearest f32, ties to even.
+    fn to_f(x: Self::I) -> Self::F;
+    fn bits(x: Self::F) -> Self::I;
+    fn from_bits(x: Self::I) -> Self::F;
+
+    fn splat_i(x: i32) -> Self::I;
+    /// # Safety
+    /// `p` must point to 64 readable bytes.
+    unsafe fn load_i(p: *const u8) -> Self::I;
+    fn add_i(a: Self::I, b: Self::I) -> Self::I;
+    fn mul_i(a: Self::I, b: Self::I) -> Self::I;
+    fn and(a: Self::I, b: Self::I) -> Self::I;
+    fn or(a: Self::I, b: Self::I) -> Self::I;
+    fn shl(x: Self::I, n: u32) -> Self::I;
+    /// Shifts zeros in.
+    fn shr(x: Self::I, n: u32) -> Self::I;
+    /// Shifts the sign in.
+    fn sar(x: Self::I, n: u32) -> Self::I;
+    /// Adds to each lane the products of its four unsigned bytes, at most 127, with the four signed bytes of `s`, at least −127.
+    fn dot4(acc: Self::I, u: Self::I, s: i32) -> Self::I;
+    /// `dot4` for unsigned bytes up to 255.
+    fn dot4_u8(acc: Self::I, u: Self::I, s: i32) -> Self::I;
+    /// Adds to each lane the products of its two signed halves with those of `b`.
+    fn dot2(acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
+    /// Asks for the cache line at `p`, which need not be readable.
+    fn prefetch(p: *const u8);
+}
+
+/// A computation written once and compiled for each instruction set; `run` must be `#[inline(always)]` down to the lanes.
+pub(crate) trait Kernel {
+    fn run<S: Simd>(self);
+}
+
+impl Isa {
+    /// Runs `kernel` on this instruction set.
+    pub(crate) fn dispatch(self, kernel: impl Kernel) {
+        match self {
+            Isa::Scalar => kernel.run::<Scalar>(),
+            // SAFETY: a `Cpu` takes an `Isa` only after `is_available` has seen its features.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { avx2::enter(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { avx512::enter(kernel) },
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => kernel.run::<Scalar>(),
+        }
+    }
+}

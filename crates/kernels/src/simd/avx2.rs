@@ -1,0 +1,134 @@
+//! AVX2 and F16C: sixteen lanes are two registers.
+
+use super::{Kernel, Simd};
+use std::arch::x86_64::*;
+
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2;
+
+/// Runs `kernel` with the features enabled.
+///
+/// # Safety
+/// The machine must have them.
+#[target_feature(enable = "avx2,f16c")]
+pub(super) unsafe fn enter(kernel: impl Kernel) {
+    kernel.run::<Avx2>();
+}
+
+type F = [__m256; 2];
+type I = [__m256i; 2];
+
+/// Methods that do the same in both registers. Their intrinsics are safe where `enter` has enabled the features. The body is
+/// spelled out twice, since a closure might be compiled on its own, without the features.
+macro_rules! both {
+    ($(fn $name:ident($($arg:ident: $type:ty),*; $($same:ident: $scalar:ty),*) -> $out:ty { $($body:tt)* })*) => {$(
+        #[inline(always)]
+        fn $name($($arg: $type,)* $($same: $scalar),*) -> $out {
+            // SAFETY: `enter` has enabled the features.
+            let low = unsafe { $(let $arg = $arg[0];)* $($body)* };
+            // SAFETY: as above.
+            let high = unsafe { $(let $arg = $arg[1];)* $($body)* };
+            [low, high]
+        }
+    )*};
+}
+
+impl Simd for Avx2 {
+    type F = F;
+    type I = I;
+    const WIDE: bool = false;
+
+    both! {
+        fn splat(; x: f32) -> F { _mm256_set1_ps(x) }
+        fn add(a: F, b: F;) -> F { _mm256_add_ps(a, b) }
+        fn sub(a: F, b: F;) -> F { _mm256_sub_ps(a, b) }
+        fn mul(a: F, b: F;) -> F { _mm256_mul_ps(a, b) }
+        fn div(a: F, b: F;) -> F { _mm256_div_ps(a, b) }
+        fn max(a: F, b: F;) -> F { _mm256_max_ps(a, b) }
+        fn min(a: F, b: F;) -> F { _mm256_min_ps(a, b) }
+        fn canon(x: F;) -> F { _mm256_blendv_ps(x, _mm256_set1_ps(f32::NAN), _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x)) }
+        fn to_f(x: I;) -> F { _mm256_cvtepi32_ps(x) }
+        fn bits(x: F;) -> I { _mm256_castps_si256(x) }
+        fn from_bits(x: I;) -> F { _mm256_castsi256_ps(x) }
+        fn splat_i(; x: i32) -> I { _mm256_set1_epi32(x) }
+        fn add_i(a: I, b: I;) -> I { _mm256_add_epi32(a, b) }
+        fn mul_i(a: I, b: I;) -> I { _mm256_mullo_epi32(a, b) }
+        fn and(a: I, b: I;) -> I { _mm256_and_si256(a, b) }
+        fn or(a: I, b: I;) -> I { _mm256_or_si256(a, b) }
+        fn shl(x: I; n: u32) -> I { _mm256_sll_epi32(x, _mm_cvtsi32_si128(n as i32)) }
+        fn shr(x: I; n: u32) -> I { _mm256_srl_epi32(x, _mm_cvtsi32_si128(n as i32)) }
+        fn sar(x: I; n: u32) -> I { _mm256_sra_epi32(x, _mm_cvtsi32_si128(n as i32)) }
+        fn dot2(acc: I, a: I, b: I;) -> I { _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)) }
+        // 2 · 127 · 127 fits in the 16 bits that `maddubs` saturates at.
+        fn dot4(acc: I, u: I; s: i32) -> I {
+            let pairs = _mm256_maddubs_epi16(u, _mm256_set1_epi32(s));
+            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }
+        // So does 2 · 128 · 127: the top bit is multiplied apart.
+        fn dot4_u8(acc: I, u: I; s: i32) -> I {
+            let (top, one, s) = (_mm256_set1_epi8(-128), _mm256_set1_epi16(1), _mm256_set1_epi32(s));
+            let low = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_andnot_si256(top, u), s), one);
+            let high = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_and_si256(top, u), s), one);
+            _mm256_add_epi32(acc, _mm256_add_epi32(low, high))
+        }
+    }
+
+    #[inline(always)]
+    fn sum(x: F) -> f32 {
+        // SAFETY: `enter` has enabled the features.
+        unsafe {
+            let x = _mm256_add_ps(x[0], x[1]);
+            let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+            let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+            _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
+        }
+    }
+    #[inline(always)]
+    fn largest(x: F) -> f32 {
+        // SAFETY: `enter` has enabled the features.
+        unsafe {
+            let low = _mm256_set1_ps(f32::NEG_INFINITY);
+            let x = _mm256_max_ps(x[0], _mm256_max_ps(x[1], low));
+            let x = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+            let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+            _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> F {
+        // SAFETY: the caller's promise.
+        unsafe { [_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))] }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, x: F) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            _mm256_storeu_ps(p, x[0]);
+            _mm256_storeu_ps(p.add(8), x[1]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(p: *const u8) -> F {
+        // SAFETY: the caller's promise.
+        unsafe { [_mm256_cvtph_ps(_mm_loadu_si128(p.cast())), _mm256_cvtph_ps(_mm_loadu_si128(p.add(16).cast()))] }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u8) -> F {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(16).cast()));
+            [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high))]
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_i(p: *const u8) -> I {
+        // SAFETY: the caller's promise.
+        unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())] }
+    }
+    #[inline(always)]
+    fn prefetch(p: *const u8) {
+        // SAFETY: a prefetch faults nowhere.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+}

@@ -1,0 +1,149 @@
+//! Plain Rust: the meaning of each operation.
+
+use super::{LANES, Simd};
+use half::{bf16, f16};
+use std::array::from_fn;
+
+#[derive(Clone, Copy)]
+pub(crate) struct Scalar;
+
+impl Simd for Scalar {
+    type F = [f32; LANES];
+    type I = [i32; LANES];
+    const WIDE: bool = false;
+
+    #[inline(always)]
+    fn splat(x: f32) -> Self::F {
+        [x; LANES]
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self::F {
+        // SAFETY: the caller's promise.
+        unsafe { p.cast::<Self::F>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, x: Self::F) {
+        // SAFETY: the caller's promise.
+        unsafe { p.cast::<Self::F>().write_unaligned(x) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(p: *const u8) -> Self::F {
+        // SAFETY: the caller's promise.
+        unsafe { p.cast::<[u16; LANES]>().read_unaligned() }.map(|x| f16::from_bits(x).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u8) -> Self::F {
+        // SAFETY: the caller's promise.
+        unsafe { p.cast::<[u16; LANES]>().read_unaligned() }.map(|x| bf16::from_bits(x).to_f32())
+    }
+    #[inline(always)]
+    fn add(a: Self::F, b: Self::F) -> Self::F {
+        from_fn(|l| a[l] + b[l])
+    }
+    #[inline(always)]
+    fn sub(a: Self::F, b: Self::F) -> Self::F {
+        from_fn(|l| a[l] - b[l])
+    }
+    #[inline(always)]
+    fn mul(a: Self::F, b: Self::F) -> Self::F {
+        from_fn(|l| a[l] * b[l])
+    }
+    #[inline(always)]
+    fn div(a: Self::F, b: Self::F) -> Self::F {
+        from_fn(|l| a[l] / b[l])
+    }
+    #[inline(always)]
+    fn max(a: Self::F, b: Self::F) -> Self::F {
+        from_fn(|l| if a[l] > b[l] { a[l] } else { b[l] })
+    }
+    #[inline(always)]
+    fn min(a: Self::F, b: Self::F) -> Self::F {
+        from_fn(|l| if a[l] < b[l] { a[l] } else { b[l] })
+    }
+    #[inline(always)]
+    fn canon(x: Self::F) -> Self::F {
+        x.map(|x| if x.is_nan() { f32::NAN } else { x })
+    }
+    #[inline(always)]
+    fn sum(mut x: Self::F) -> f32 {
+        for half in [8, 4, 2, 1] {
+            for l in 0..half {
+                x[l] += x[l + half];
+            }
+        }
+        x[0]
+    }
+    #[inline(always)]
+    fn largest(x: Self::F) -> f32 {
+        x.into_iter().fold(f32::NEG_INFINITY, |m, x| if x > m { x } else { m })
+    }
+    #[inline(always)]
+    fn to_f(x: Self::I) -> Self::F {
+        x.map(|x| x as f32)
+    }
+    #[inline(always)]
+    fn bits(x: Self::F) -> Self::I {
+        x.map(|x| x.to_bits() as i32)
+    }
+    #[inline(always)]
+    fn from_bits(x: Self::I) -> Self::F {
+        x.map(|x| f32::from_bits(x as u32))
+    }
+
+    #[inline(always)]
+    fn splat_i(x: i32) -> Self::I {
+        [x; LANES]
+    }
+    #[inline(always)]
+    unsafe fn load_i(p: *const u8) -> Self::I {
+        // SAFETY: the caller's promise.
+        unsafe { p.cast::<Self::I>().read_unaligned() }.map(i32::from_le)
+    }
+    #[inline(always)]
+    fn add_i(a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|l| a[l].wrapping_add(b[l]))
+    }
+    #[inline(always)]
+    fn mul_i(a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|l| a[l].wrapping_mul(b[l]))
+    }
+    #[inline(always)]
+    fn and(a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|l| a[l] & b[l])
+    }
+    #[inline(always)]
+    fn or(a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|l| a[l] | b[l])
+    }
+    #[inline(always)]
+    fn shl(x: Self::I, n: u32) -> Self::I {
+        x.map(|x| x << n)
+    }
+    #[inline(always)]
+    fn shr(x: Self::I, n: u32) -> Self::I {
+        x.map(|x| (x as u32 >> n) as i32)
+    }
+    #[inline(always)]
+    fn sar(x: Self::I, n: u32) -> Self::I {
+        x.map(|x| x >> n)
+    }
+    #[inline(always)]
+    fn dot4(acc: Self::I, u: Self::I, s: i32) -> Self::I {
+        let s = s.to_le_bytes();
+        from_fn(|l| {
+            let u = u[l].to_le_bytes();
+            (0..4).fold(acc[l], |acc, i| acc.wrapping_add(i32::from(u[i]) * i32::from(s[i] as i8)))
+        })
+    }
+    #[inline(always)]
+    fn dot4_u8(acc: Self::I, u: Self::I, s: i32) -> Self::I {
+        Self::dot4(acc, u, s)
+    }
+    #[inline(always)]
+    fn dot2(acc: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        let low = |x: i32| i32::from(x as i16);
+        from_fn(|l| acc[l].wrapping_add(low(a[l]) * low(b[l])).wrapping_add((a[l] >> 16) * (b[l] >> 16)))
+    }
+    #[inline(always)]
+    fn prefetch(_: *const u8) {}
+}

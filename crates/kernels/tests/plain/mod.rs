@@ -1,0 +1,211 @@
+//! The contract written out as slowly and plainly as it reads in docs/numerics.md, from raw blocks, without panels, lanes or tiles.
+
+use coffer_checkpoint::{DType, blocks};
+use half::f16;
+
+pub(crate) const QUANTIZED: [DType; 8] =
+    [DType::Q8_0, DType::Q4_0, DType::Q4_1, DType::Q5_0, DType::Q5_1, DType::Q4_K, DType::Q5_K, DType::Q6_K];
+pub(crate) const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+
+pub(crate) fn all_types() -> impl Iterator<Item = DType> {
+    FLOATS.into_iter().chain(QUANTIZED)
+}
+
+/// A small generator (splitmix64, public domain) for test data.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+    /// About normally distributed.
+    pub(crate) fn normal(&mut self) -> f32 {
+        (0..12).map(|_| (self.next() >> 40) as f32 / (1u64 << 24) as f32).sum::<f32>() - 6.0
+    }
+    pub(crate) fn normals(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.normal()).collect()
+    }
+    /// Normal values with a few outliers, zeros, denormals, infinities and NaNs of odd payloads among them.
+    pub(crate) fn wild(&mut self, n: usize) -> Vec<f32> {
+        const ODD: [u32; 12] = [
+            0,
+            0x8000_0000,
+            1,
+            0x8000_0001,
+            0x007f_ffff,
+            0x0080_0000,
+            0x7f7f_ffff,
+            0xff7f_ffff,
+            0x7f80_0000,
+            0xff80_0000,
+            0x7f80_0001,
+            0xffff_ffff,
+        ];
+        let rarity = [2, 40, 4000, usize::MAX][self.below(4)];
+        let scale = [1.0, 1e-38, 1e30, 1e-20][self.below(4)];
+        (0..n)
+            .map(|_| match self.below(rarity) {
+                0 => f32::from_bits(ODD[self.below(ODD.len())]),
+                _ => self.normal() * scale * if self.below(100) == 0 { 50.0 } else { 1.0 },
+            })
+            .collect()
+    }
+    /// Raw rows of ordinary weights.
+    pub(crate) fn rows(&mut self, dtype: DType, rows: usize, cols: usize) -> Vec<u8> {
+        self.blocks(dtype, rows * cols / dtype.block_len(), |random| f16::from_f32(random.normal() * 0.01))
+    }
+    /// Raw rows whose codes are random or all extreme and whose scales are any f16 at all.
+    pub(crate) fn wild_rows(&mut self, dtype: DType, rows: usize, cols: usize) -> Vec<u8> {
+        const ODD: [u16; 10] = [0, 0x8000, 1, 0x8001, 0x03ff, 0x7bff, 0xfbff, 0x7c00, 0xfc00, 0x7c01];
+        let rarity = [1, 30, usize::MAX][self.below(3)];
+        let mut raw = self.blocks(dtype, rows * cols / dtype.block_len(), |random| match random.below(rarity) {
+            0 => f16::from_bits(ODD[random.below(ODD.len())]),
+            _ => f16::from_f32(random.normal()),
+        });
+        if self.below(2) == 0 {
+            let fill = [0x00, 0xff, 0x80, 0x7f][self.below(4)];
+            for block in raw.chunks_exact_mut(dtype.block_bytes()) {
+                let scales = scale_bytes(dtype, block);
+                block.fill(fill);
+                for (at, pair) in scales {
+                    block[at..at + 2].copy_from_slice(&pair);
+                }
+            }
+        }
+        raw
+    }
+    fn blocks(&mut self, dtype: DType, count: usize, mut scale: impl FnMut(&mut Self) -> f16) -> Vec<u8> {
+        let mut raw = Vec::new();
+        for _ in 0..count {
+            let mut block: Vec<u8> = (0..dtype.block_bytes()).map(|_| self.next() as u8).collect();
+            match dtype {
+                DType::F32 => block.copy_from_slice(&scale(self).to_f32().to_le_bytes()),
+                DType::BF16 => block.copy_from_slice(&half::bf16::from_f32(scale(self).to_f32()).to_le_bytes()),
+                _ => {
+                    for (at, _) in scale_bytes(dtype, &block) {
+                        block[at..at + 2].copy_from_slice(&scale(self).to_le_bytes());
+                    }
+                }
+            }
+            raw.extend(block);
+        }
+        raw
+    }
+}
+
+/// Where the f16 fields of a block are, and their bytes.
+fn scale_bytes(dtype: DType, block: &[u8]) -> Vec<(usize, [u8; 2])> {
+    let at: &[usize] = match dtype {
+        DType::F16 | DType::Q8_0 | DType::Q4_0 | DType::Q5_0 => &[0],
+        DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K => &[0, 2],
+        DType::Q6_K => &[208],
+        _ => &[],
+    };
+    at.iter().map(|&at| (at, [block[at], block[at + 1]])).collect()
+}
+
+/// The one NaN.
+pub(crate) fn canon(x: f32) -> f32 {
+    if x.is_nan() { f32::from_bits(0x7fc0_0000) } else { x }
+}
+
+/// A row times a token.
+pub(crate) fn product(dtype: DType, row: &[u8], x: &[f32]) -> f32 {
+    if !dtype.is_quantized() {
+        let mut w = vec![0.0; x.len()];
+        blocks::decode(dtype, row, &mut w).unwrap();
+        return canon(w.iter().zip(x).fold(0.0, |sum, (w, x)| sum + w * x));
+    }
+    let block = dtype.block_len();
+    let sum = row.chunks_exact(dtype.block_bytes()).zip(x.chunks_exact(block)).fold(0.0, |sum, (raw, x)| {
+        let Weights { codes, groups, d, m } = weights(dtype, raw);
+        let (activations, scale) = quantize(x);
+        let (mut integer, mut low) = (0i32, 0i32);
+        for (g, &(group_scale, group_min)) in groups.iter().enumerate() {
+            let cols = g * block / groups.len()..(g + 1) * block / groups.len();
+            integer += group_scale * cols.clone().map(|c| codes[c] * activations[c]).sum::<i32>();
+            low += group_min * cols.map(|c| activations[c]).sum::<i32>();
+        }
+        let value = match (dtype, m) {
+            (_, None) => integer as f32 * d,
+            (DType::Q4_K | DType::Q5_K, Some(m)) => integer as f32 * d - low as f32 * m,
+            (_, Some(m)) => integer as f32 * d + m * low as f32,
+        };
+        sum + value * scale
+    });
+    canon(sum)
+}
+
+/// Codes of a block of activations and their scale.
+pub(crate) fn quantize(x: &[f32]) -> (Vec<i32>, f32) {
+    let finite = x.iter().all(|x| x.is_finite());
+    let largest = x.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+    if !finite || largest < 2f32.powi(-100) {
+        return (vec![0; x.len()], if finite { 0.0 } else { f32::NAN });
+    }
+    let inverse = 127.0 / largest;
+    (x.iter().map(|x| ((x * inverse).round_ties_even() as i32).clamp(-127, 127)).collect(), largest / 127.0)
+}
+
+/// A raw block taken apart: value = d · group scale · code, minus or plus m · group minimum.
+struct Weights {
+    codes: Vec<i32>,
+    groups: Vec<(i32, i32)>,
+    d: f32,
+    m: Option<f32>,
+}
+
+fn weights(dtype: DType, b: &[u8]) -> Weights {
+    let half = |at: usize| f16::from_le_bytes([b[at], b[at + 1]]).to_f32();
+    let nibble = |at: usize, c: usize| i32::from(if c < 16 { b[at + c] & 15 } else { b[at + c - 16] >> 4 });
+    let bit = |at: usize, c: usize| i32::from(b[at + c / 8] >> (c % 8) & 1);
+    let one = |codes: Vec<i32>, d, m: Option<f32>| Weights { codes, groups: vec![(1, 1)], d, m };
+    let six = |at: usize, s: usize| -> (i32, i32) {
+        let b = &b[at..];
+        let (scale, min) = match s < 4 {
+            true => (b[s] & 63, b[s + 4] & 63),
+            false => (b[s + 4] & 15 | b[s - 4] >> 6 << 4, b[s + 4] >> 4 | b[s] >> 6 << 4),
+        };
+        (scale.into(), min.into())
+    };
+    let low = |at: usize, c: usize| i32::from(b[at + c / 64 * 32 + c % 32] >> (c % 64 / 32 * 4) & 15);
+    match dtype {
+        DType::Q8_0 => one((0..32).map(|c| i32::from(b[2 + c] as i8)).collect(), half(0), None),
+        DType::Q4_0 => one((0..32).map(|c| nibble(2, c) - 8).collect(), half(0), None),
+        DType::Q4_1 => one((0..32).map(|c| nibble(4, c)).collect(), half(0), Some(half(2))),
+        DType::Q5_0 => one((0..32).map(|c| nibble(6, c) + 16 * bit(2, c) - 16).collect(), half(0), None),
+        DType::Q5_1 => one((0..32).map(|c| nibble(8, c) + 16 * bit(4, c)).collect(), half(0), Some(half(2))),
+        DType::Q4_K => Weights {
+            codes: (0..256).map(|c| low(16, c)).collect(),
+            groups: (0..8).map(|s| six(4, s)).collect(),
+            d: half(0),
+            m: Some(half(2)),
+        },
+        DType::Q5_K => Weights {
+            codes: (0..256).map(|c| low(48, c) + 16 * i32::from(b[16 + c % 32] >> (c / 32) & 1)).collect(),
+            groups: (0..8).map(|s| six(4, s)).collect(),
+            d: half(0),
+            m: Some(half(2)),
+        },
+        DType::Q6_K => Weights {
+            codes: (0..256)
+                .map(|c| {
+                    let (n, l, group) = (c / 128, c % 32, c % 128 / 32);
+                    let low = b[64 * n + 32 * (group % 2) + l] >> (group / 2 * 4) & 15;
+                    let high = b[128 + 32 * n + l] >> (2 * group) & 3;
+                    i32::from(low | high << 4) - 32
+                })
+                .collect(),
+            groups: (0..16).map(|s| (i32::from(b[192 + s] as i8), 0)).collect(),
+            d: half(208),
+            m: None,
+        },
+        other => panic!("{other} has no blocks"),
+    }
+}
