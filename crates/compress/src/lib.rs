@@ -1,1 +1,18 @@
-//! coffer-compress
+//! Makes new models out of old ones: quantize, prune, merge.
+//!
+//! A [`Method`] plans tasks, one for each tensor of the new model, and computes any rows of any task on its own; the
+//! [`driver`] runs them on several threads and writes the results in order. Nothing depends on the number of threads.
+
+pub mod adapter;
+pub mod driver;
+pub mod encode;
+pub mod error;
+pub mod merge;
+pub mod method;
+pub mod prune;
+pub mod quantize;
+mod rows;
+
+pub use driver::{Plan, Progress, Summary};
+pub use error::CompressError;
+pub use method::{METHODS, Method, Needs, Task};

@@ -1,0 +1,152 @@
+//! Runs a method: plan, work on several threads, write in order.
+
+use crate::{CompressError, Method, Task, rows};
+use coffer_checkpoint::{TensorInfo, TensorSource};
+use coffer_store::{Model, ModelWriter, Target};
+use std::{collections::BTreeMap, ops::Range, path::Path, sync::mpsc, thread};
+
+/// Called with the bytes written so far and the bytes in all.
+pub type Progress<'a> = dyn FnMut(u64, u64) + 'a;
+
+/// What a method makes.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Summary {
+    /// Method and version.
+    pub method: &'static str,
+    /// Tensors.
+    pub tensors: usize,
+    /// Numbers in all tensors.
+    pub weights: u64,
+    /// Bytes of the tensors that are read.
+    pub bytes_in: u64,
+    /// Bytes of the tensors that are written.
+    pub bytes_out: u64,
+    /// Bits written for each weight.
+    pub bits_per_weight: f64,
+    /// How many tensors there are of each type.
+    pub types: BTreeMap<String, usize>,
+}
+
+/// What a method would make and what that takes.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Plan {
+    /// The outcome.
+    #[serde(flatten)]
+    pub summary: Summary,
+    /// Pieces of work.
+    pub steps: u64,
+    /// Bytes of memory at the busiest moment, apart from the program itself and what was loaded before.
+    pub peak_memory: u64,
+    /// Tensors to write, in order.
+    pub outputs: Vec<Output>,
+}
+
+/// A tensor to write.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Output {
+    /// Name, Hugging Face's way.
+    pub name: String,
+    /// Element type.
+    pub dtype: String,
+    /// Extents, outermost first.
+    pub shape: Vec<u64>,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// Says what [`execute`] would do; `bytes_in` is what the method reads.
+///
+/// # Errors
+/// Returns what the method has to say about its parameters and sources.
+pub fn plan(method: &dyn Method, bytes_in: u64, threads: usize) -> Result<Plan, CompressError> {
+    let tasks = method.plan()?;
+    let mut outputs = Vec::with_capacity(tasks.len());
+    let (mut weights, mut bytes_out, mut steps) = (0u64, 0u64, 0u64);
+    let mut types = BTreeMap::new();
+    for Task { output, unit_rows, .. } in &tasks {
+        let bytes = output.bytes().ok_or_else(|| rows::too_large(output))?;
+        weights = weights.saturating_add(output.elements().unwrap_or(u64::MAX));
+        bytes_out = bytes_out.saturating_add(bytes);
+        steps += output.rows().div_ceil((*unit_rows).max(1));
+        *types.entry(output.dtype.name()).or_insert(0) += 1;
+        outputs.push(Output { name: output.name.clone(), dtype: output.dtype.name(), shape: output.shape.clone(), bytes });
+    }
+    let bits_per_weight = bytes_out as f64 * 8.0 / weights.max(1) as f64;
+    let largest = tasks.iter().map(|t| t.unit_bytes).max().unwrap_or(0);
+    let summary =
+        Summary { method: method.entry().id, tensors: outputs.len(), weights, bytes_in, bytes_out, bits_per_weight, types };
+    Ok(Plan { summary, steps, peak_memory: largest.saturating_mul(threads.max(1) as u64), outputs })
+}
+
+/// Runs `method` on `threads` threads and writes a model like `like` to `out`.
+///
+/// # Errors
+/// Returns the first error in the order of the output; nothing is left at `out` then.
+pub(crate) fn execute(
+    method: &dyn Method,
+    like: &Model,
+    (out, target): (&Path, Target),
+    bytes_in: u64,
+    threads: usize,
+    progress: &mut Progress<'_>,
+) -> Result<Summary, CompressError> {
+    let plan = plan(method, bytes_in, threads)?;
+    let tasks = method.plan()?;
+    let tensors: Vec<TensorInfo> = tasks.iter().map(|t| t.output.clone()).collect();
+    let mut writer = ModelWriter::create(out, target, like, &tensors)?;
+    let (mut done, total) = (0, plan.summary.bytes_out);
+    progress(done, total);
+    run(method, &tasks, threads, &mut |bytes| {
+        writer.write(bytes)?;
+        done += bytes.len() as u64;
+        progress(done, total);
+        Ok(())
+    })?;
+    writer.finish()?;
+    Ok(plan.summary)
+}
+
+/// Bytes of all tensors of `source`.
+pub(crate) fn bytes_of(source: &dyn TensorSource) -> u64 {
+    source.index().iter().fold(0, |n, (_, t)| n.saturating_add(t.bytes().unwrap_or(0)))
+}
+
+/// Computes all tasks and hands their bytes to `sink` in order. Worker `w` of `n` takes pieces w, w + n, w + 2n…, at
+/// most one of which waits to be taken.
+pub(crate) fn run(
+    method: &dyn Method,
+    tasks: &[Task],
+    threads: usize,
+    sink: &mut dyn FnMut(&[u8]) -> Result<(), CompressError>,
+) -> Result<(), CompressError> {
+    let threads = threads.max(1);
+    thread::scope(|scope| {
+        let finished: Vec<mpsc::Receiver<_>> = (0..threads)
+            .map(|worker| {
+                let (sender, receiver) = mpsc::sync_channel(1);
+                scope.spawn(move || {
+                    for (task, rows) in pieces(tasks).skip(worker).step_by(threads) {
+                        if sender.send(method.run(task, rows)).is_err() {
+                            return; // the other end stopped at an error
+                        }
+                    }
+                });
+                receiver
+            })
+            .collect();
+        for (_, receiver) in pieces(tasks).zip(finished.iter().cycle()) {
+            // A worker that is gone too early has panicked; leaving the scope passes that on.
+            let Ok(bytes) = receiver.recv() else { break };
+            sink(&bytes?)?;
+        }
+        Ok(())
+    })
+}
+
+fn pieces(tasks: &[Task]) -> impl Iterator<Item = (&Task, Range<u64>)> {
+    tasks.iter().flat_map(|task| {
+        let rows = task.output.rows();
+        let unit = task.unit_rows.max(1);
+        (0..rows.div_ceil(unit)).map(move |i| (task, i * unit..((i + 1) * unit).min(rows)))
+    })
+}

@@ -1,0 +1,145 @@
+//! Real numbers to block formats: one file per family of formats.
+//!
+//! Encoders use only IEEE-754 addition, subtraction, multiplication, division and comparison on `f32`, in a fixed
+//! order and without fused operations, so the same values give the same bytes on every machine. A block depends on
+//! its own values alone. Vector lanes hold different sub-blocks: there are no horizontal sums.
+//!
+//! Rounding: Q8_0, Q4_0, Q5_0 and Q5_1 round as ggml's reference encoders do (halves away from zero, or up after an
+//! offset) and give the same bytes; the K formats round halves to even.
+
+mod k_affine;
+mod k_symmetric;
+mod plain;
+mod simple;
+
+use coffer_checkpoint::DType;
+use half::f16;
+
+/// Encodes `values`, whole blocks, into `out` as blocks of `dtype`.
+///
+/// # Errors
+/// Returns [`EncodeError`] if there is no encoder for `dtype`, if the lengths contradict each other, or if a value is
+/// not finite or too large for the format.
+pub fn encode(dtype: DType, values: &[f32], out: &mut [u8]) -> Result<(), EncodeError> {
+    let encoder = encoder(dtype).ok_or(EncodeError::Unsupported(dtype))?;
+    let blocks = values.len() / dtype.block_len();
+    if !values.len().is_multiple_of(dtype.block_len()) || blocks * dtype.block_bytes() != out.len() {
+        return Err(EncodeError::Length { dtype, elements: values.len(), bytes: out.len() });
+    }
+    if let Some(index) = first_not_finite(values) {
+        return Err(EncodeError::NotFinite { index, value: values[index] });
+    }
+    encoder(values, out).map_err(|Overflow { index }| EncodeError::Overflow { dtype, index, value: values[index] })
+}
+
+/// Whether [`encode`] can write `dtype`.
+pub fn supports(dtype: DType) -> bool {
+    encoder(dtype).is_some()
+}
+
+/// Why values could not be encoded. Indices count from the first value given.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EncodeError {
+    /// No encoder writes this type.
+    #[error("there is no encoder for {0}")]
+    Unsupported(DType),
+    /// Byte and element counts contradict each other.
+    #[error("{elements} values do not make {bytes} bytes of {dtype}")]
+    Length {
+        /// Element type.
+        dtype: DType,
+        /// Values given.
+        elements: usize,
+        /// Bytes of room.
+        bytes: usize,
+    },
+    /// A value is NaN or infinite.
+    #[error("value {index} is {value}")]
+    NotFinite {
+        /// Position of the value.
+        index: usize,
+        /// The value.
+        value: f32,
+    },
+    /// A value, or the scale of its block, exceeds what `f16` or `bf16` can hold.
+    #[error("value {index} is {value}, too large for {dtype}")]
+    Overflow {
+        /// Element type.
+        dtype: DType,
+        /// Position of the value, or of the first value of its block.
+        index: usize,
+        /// The value there.
+        value: f32,
+    },
+}
+
+/// The block that starts at `index`, or the value there, exceeds the format.
+struct Overflow {
+    index: usize,
+}
+
+type Encoder = fn(&[f32], &mut [u8]) -> Result<(), Overflow>;
+
+fn encoder(dtype: DType) -> Option<Encoder> {
+    Some(match dtype {
+        DType::F32 => plain::f32,
+        DType::F16 => plain::f16,
+        DType::BF16 => plain::bf16,
+        DType::Q8_0 => simple::q8_0,
+        DType::Q4_0 => simple::q4_0,
+        DType::Q5_0 => simple::q5_0,
+        DType::Q5_1 => simple::q5_1,
+        DType::Q4_K => k_affine::q4_k,
+        DType::Q5_K => k_affine::q5_k,
+        DType::Q6_K => k_symmetric::q6_k,
+        _ => return None,
+    })
+}
+
+fn first_not_finite(values: &[f32]) -> Option<usize> {
+    const EXPONENT: u32 = 0x7f80_0000;
+    let any = values.chunks(64).position(|c| c.iter().fold(false, |bad, v| bad | (v.to_bits() & EXPONENT == EXPONENT)))?;
+    (any * 64..values.len()).find(|&i| !values[i].is_finite())
+}
+
+/// Calls `encode(block values, block bytes)` for every block; a `None` becomes an overflow of that block.
+fn each_block<const N: usize, const B: usize>(
+    values: &[f32],
+    out: &mut [u8],
+    encode: impl Fn(&[f32; N], &mut [u8; B]) -> Option<()>,
+) -> Result<(), Overflow> {
+    let (blocks, _) = values.as_chunks::<N>();
+    let (outs, _) = out.as_chunks_mut::<B>();
+    for (i, (x, o)) in blocks.iter().zip(outs).enumerate() {
+        encode(x, o).ok_or(Overflow { index: i * N })?;
+    }
+    Ok(())
+}
+
+/// `value` as `f16`, round to nearest even; `None` if that is infinite.
+fn to_f16(value: f32) -> Option<f16> {
+    Some(f16::from_f32(value)).filter(|h| h.is_finite())
+}
+
+/// 1.5 · 2²³: adding and subtracting it rounds any |v| < 2²² to the nearest integer, halves to even.
+const ROUND: f32 = 12_582_912.0;
+
+fn round_even(v: f32) -> f32 {
+    (v + ROUND) - ROUND
+}
+
+/// The smaller of the two, in the form of one vector instruction (`f32::min` has to look for NaN).
+fn least(a: f32, b: f32) -> f32 {
+    if a < b { a } else { b }
+}
+
+fn greatest(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
+}
+
+/// `1/v`, or 0 where that is not finite: so small a scale is 0 in f16 too.
+fn reciprocal(v: f32) -> f32 {
+    let r = 1.0 / v;
+    if r.abs() < f32::INFINITY { r } else { 0.0 }
+}

@@ -1,0 +1,150 @@
+//! Merging models by a mergekit recipe.
+
+pub mod linear;
+mod recipe;
+mod setting;
+
+pub use recipe::RecipeError;
+
+use crate::{
+    CompressError, Plan, Progress, Summary,
+    adapter::{Adapted, Adapter},
+    driver,
+};
+use coffer_checkpoint::{DType, TensorSource};
+use coffer_model::{ModelConfig, Tokenizer};
+use coffer_seal::Identity;
+use coffer_store::{Model, Target};
+use recipe::{Input, Recipe};
+use std::{fs::File, io::Read, path::Path, sync::Arc};
+
+/// A recipe is a page of text.
+const RECIPE_LIMIT: u64 = 1 << 20;
+
+/// What [`merge`] would write.
+///
+/// # Errors
+/// As [`merge`], as far as can be told without reading weights.
+pub fn plan(recipe: &Path, identities: &[Identity], threads: usize) -> Result<Plan, CompressError> {
+    let Job { method, bytes_in, .. } = Job::open(recipe, identities)?;
+    driver::plan(&method, bytes_in, threads)
+}
+
+/// Follows the recipe in the file `recipe` and writes the Hugging Face directory `out`, with the configuration and
+/// tokenizer of the recipe's base model, or else of its first.
+///
+/// # Errors
+/// Returns [`CompressError`] if the recipe asks for something that is not supported, if the models do not fit each
+/// other, if a weight is not finite, or if reading or writing fails.
+pub fn merge(
+    recipe: &Path,
+    out: &Path,
+    identities: &[Identity],
+    threads: usize,
+    progress: &mut Progress<'_>,
+) -> Result<Summary, CompressError> {
+    let Job { method, like, bytes_in } = Job::open(recipe, identities)?;
+    driver::execute(&method, &like, (out, Target::HuggingFace), bytes_in, threads, progress)
+}
+
+/// An opened recipe.
+struct Job {
+    method: linear::Linear,
+    like: Model,
+    bytes_in: u64,
+}
+
+impl Job {
+    fn open(file: &Path, identities: &[Identity]) -> Result<Self, CompressError> {
+        let recipe = Recipe::parse(file, &read_text(file)?)?;
+        let mut models: Vec<Model> =
+            recipe.models.iter().map(|m| coffer_store::open(&m.path, identities)).collect::<Result<_, _>>()?;
+        let bytes_in = models.iter().fold(0u64, |n, m| n.saturating_add(m.weight_bytes));
+        let sources = recipe.models.iter().zip(&models).map(|(input, model)| Source::open(input, model, identities));
+        let sources = sources.collect::<Result<Vec<_>, _>>()?;
+        for i in 0..models.len() {
+            fits((&recipe.models[i], &models[i]), (&recipe.models[recipe.donor], &models[recipe.donor]))?;
+        }
+        let like = models.swap_remove(recipe.donor);
+        let method = linear::Linear::new(file, &recipe, sources, like.config.layers)?;
+        Ok(Self { method, like, bytes_in })
+    }
+}
+
+/// The weights of one input, its adapter applied.
+struct Source {
+    weights: Arc<dyn TensorSource>,
+    stored: Arc<dyn TensorSource>,
+}
+
+impl Source {
+    fn open(input: &Input, model: &Model, identities: &[Identity]) -> Result<Self, CompressError> {
+        let stored = model.weights.clone();
+        let weights: Arc<dyn TensorSource> = match &input.adapter {
+            Some(path) => Arc::new(Adapted::new(stored.clone(), Adapter::open(path, identities)?)?),
+            None => stored.clone(),
+        };
+        Ok(Self { weights, stored })
+    }
+
+    /// The type in which the model without its adapter stores a tensor.
+    fn stored_dtype(&self, tensor: &str) -> DType {
+        let index = self.stored.index();
+        index.find(tensor).map_or(DType::F32, |id| index.get(id).dtype)
+    }
+}
+
+fn read_text(file: &Path) -> Result<String, RecipeError> {
+    let name = || file.display().to_string();
+    let read = |source| RecipeError::Read { file: name(), source };
+    let mut text = String::new();
+    let length = File::open(file).and_then(|f| f.take(RECIPE_LIMIT + 1).read_to_string(&mut text)).map_err(read)?;
+    if length as u64 > RECIPE_LIMIT {
+        return Err(RecipeError::Syntax { file: name(), reason: format!("it is larger than {RECIPE_LIMIT} bytes") });
+    }
+    Ok(text)
+}
+
+/// Checks that `model` has the shape, the tensors and the vocabulary of `first`.
+fn fits((input, model): (&Input, &Model), (first_input, first): (&Input, &Model)) -> Result<(), CompressError> {
+    let differ = config_difference(&model.config, &first.config)
+        .or_else(|| tensor_difference(&*model.weights, &*first.weights))
+        .or_else(|| vocabulary_difference(model.tokenizer.as_ref()?, first.tokenizer.as_ref()?));
+    differ.map_or(Ok(()), |reason| {
+        Err(CompressError::Mismatch { model: input.written.clone(), first: first_input.written.clone(), reason })
+    })
+}
+
+fn config_difference(a: &ModelConfig, b: &ModelConfig) -> Option<String> {
+    if a.architecture != b.architecture {
+        return Some(format!("architecture {} instead of {}", a.architecture.model_type(), b.architecture.model_type()));
+    }
+    let sizes = |c: &ModelConfig| [c.hidden, c.layers, c.heads, c.kv_heads, c.head_dim, c.ffn, c.vocab];
+    let names = ["hidden size", "layers", "heads", "key-value heads", "head size", "feed-forward size", "vocabulary"];
+    let differs = names.iter().zip(sizes(a)).zip(sizes(b)).find(|((_, a), b)| a != b);
+    differs.map(|((name, a), b)| format!("{name} {a} instead of {b}"))
+}
+
+fn tensor_difference(a: &dyn TensorSource, b: &dyn TensorSource) -> Option<String> {
+    let lacks = |from: &dyn TensorSource, other: &dyn TensorSource| {
+        from.index().iter().find(|(_, t)| other.index().find(&t.name).is_none()).map(|(_, t)| t.name.clone())
+    };
+    if let Some(name) = lacks(b, a) {
+        return Some(format!("it has no tensor {name}"));
+    }
+    if let Some(name) = lacks(a, b) {
+        return Some(format!("it has one tensor more, {name}"));
+    }
+    let shape = |name: &str| a.index().find(name).map(|id| &a.index().get(id).shape);
+    let differs = b.index().iter().find(|(_, t)| shape(&t.name) != Some(&t.shape))?.1;
+    Some(format!("tensor {} has shape {:?} instead of {:?}", differs.name, shape(&differs.name)?, differs.shape))
+}
+
+fn vocabulary_difference(a: &Tokenizer, b: &Tokenizer) -> Option<String> {
+    if a.vocab_size() != b.vocab_size() {
+        return Some(format!("{} tokens instead of {}", a.vocab_size(), b.vocab_size()));
+    }
+    let ids = 0..u32::try_from(a.vocab_size()).unwrap_or(u32::MAX);
+    let id = ids.into_iter().find(|&id| a.token(id) != b.token(id))?;
+    Some(format!("token {id} is {:?} instead of {:?}", a.token(id).unwrap_or_default(), b.token(id).unwrap_or_default()))
+}

@@ -1,0 +1,120 @@
+//! Which tensor gets which type: llama.cpp's rules for dense models of the Llama family.
+
+use coffer_checkpoint::{DType, TensorInfo};
+use coffer_model::{Architecture, ModelConfig};
+use std::{fmt, str::FromStr};
+
+/// What people ask for: one type for most tensors and rules for the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the names are the field's own")]
+#[expect(non_camel_case_types, reason = "GGUF writes Q4_K_M")]
+pub enum Scheme {
+    F16,
+    BF16,
+    Q8_0,
+    Q6_K,
+    Q5_K_M,
+    Q4_K_M,
+    Q4_0,
+}
+
+/// Canonical name of the output head.
+pub(super) const HEAD: &str = "lm_head.weight";
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
+impl Scheme {
+    /// All of them, largest first.
+    pub const ALL: [Self; 7] = [Self::F16, Self::BF16, Self::Q8_0, Self::Q6_K, Self::Q5_K_M, Self::Q4_K_M, Self::Q4_0];
+
+    /// The type of `tensor`; `tied`: the embedding is the output head.
+    pub(super) fn dtype_of(self, tensor: &TensorInfo, config: &ModelConfig, tied: bool) -> DType {
+        if tensor.shape.len() < 2 {
+            return DType::F32;
+        }
+        let main = self.main();
+        if !main.is_quantized() {
+            return main;
+        }
+        let is_head = tensor.name == HEAD || tied && tensor.name == EMBEDDING;
+        fitting(if is_head { head(main, tensor.cols()) } else { self.inner(&tensor.name, config) }, tensor.cols())
+    }
+
+    fn main(self) -> DType {
+        match self {
+            Self::F16 => DType::F16,
+            Self::BF16 => DType::BF16,
+            Self::Q8_0 => DType::Q8_0,
+            Self::Q6_K => DType::Q6_K,
+            Self::Q5_K_M => DType::Q5_K,
+            Self::Q4_K_M => DType::Q4_K,
+            Self::Q4_0 => DType::Q4_0,
+        }
+    }
+
+    /// The `_M` mixtures spend more bits on values and on the way down, in the blocks where errors cost most.
+    fn inner(self, name: &str, config: &ModelConfig) -> DType {
+        let main = self.main();
+        let mixed = matches!(self, Self::Q4_K_M | Self::Q5_K_M);
+        let value = name.ends_with(".self_attn.v_proj.weight");
+        let down = name.ends_with(".mlp.down_proj.weight");
+        let more = mixed && (value || down) && block_of(name).is_some_and(|i| gets_more_bits(i, config.layers));
+        if more {
+            return DType::Q6_K;
+        }
+        // A 70 B Llama shares eight heads per value matrix: small, so better precision costs little.
+        let llama_70b = config.architecture == Architecture::Llama && config.layers == 80 && config.heads != config.kv_heads;
+        if value && llama_70b && main == DType::Q4_K { DType::Q5_K } else { main }
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+impl FromStr for Scheme {
+    type Err = String;
+    /// Upper or lower case; the error names all schemes.
+    fn from_str(s: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|q| q.to_string().eq_ignore_ascii_case(s)).ok_or_else(|| {
+            let all: Vec<_> = Self::ALL.iter().map(Self::to_string).collect();
+            format!("type {s} is not supported; supported: {}", all.join(", "))
+        })
+    }
+}
+
+/// The output head gets six bits at least.
+fn head(main: DType, cols: u64) -> DType {
+    let whole = cols % main.block_len() as u64 == 0;
+    if whole && main != DType::Q8_0 { DType::Q6_K } else { DType::Q8_0 }
+}
+
+/// `dtype`, or its replacement where `cols` is no multiple of its block.
+fn fitting(dtype: DType, cols: u64) -> DType {
+    let fits = |d: DType| cols % d.block_len() as u64 == 0;
+    let fallback = match dtype {
+        DType::Q4_K => DType::Q5_0,
+        DType::Q5_K => DType::Q5_1,
+        DType::Q6_K => DType::Q8_0,
+        other => other,
+    };
+    if fits(dtype) {
+        dtype
+    } else if fits(fallback) {
+        fallback
+    } else {
+        DType::F16
+    }
+}
+
+/// The first and last eighth of the blocks, and every third between.
+fn gets_more_bits(block: usize, blocks: usize) -> bool {
+    let eighth = blocks / 8;
+    block < eighth || block >= 7 * blocks / 8 || (block - eighth) % 3 == 2
+}
+
+fn block_of(name: &str) -> Option<usize> {
+    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
+}
