@@ -130,7 +130,18 @@ mod clock {
     use std::time::{SystemTime, UNIX_EPOCH};
 
     const MONTHS: [&str; 12] = [
-        "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
     ];
     const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
 
@@ -216,7 +227,8 @@ mod tests {
 
     #[test]
     fn loops_can_be_left() {
-        let source = "{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}{{ m.content }}{% break %}{% endfor %}";
+        let source =
+            "{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}{{ m.content }}{% break %}{% endfor %}";
         assert_eq!(render(source, &[message("system", "s"), message("user", "a"), message("user", "b")]).unwrap(), "a");
     }
 

@@ -117,7 +117,15 @@ impl Builder {
 
     fn push(&mut self, name: &str, block: Option<usize>, kind: NodeKind, output: Channels, input: Channels) {
         let weight = format!("{name}.weight");
-        self.nodes.push(Node { weight, bias: None, block, kind, shape: vec![output.1, input.1], output: output.0, input: input.0 });
+        self.nodes.push(Node {
+            weight,
+            bias: None,
+            block,
+            kind,
+            shape: vec![output.1, input.1],
+            output: output.0,
+            input: input.0,
+        });
     }
 
     fn norm(&mut self, name: &str, block: Option<usize>, channels: Channels) {

@@ -3,8 +3,11 @@
 use crate::{Architecture, ModelConfig};
 
 /// Tensors outside the blocks: canonical, GGUF.
-const OUTSIDE: [(&str, &str); 3] =
-    [("model.embed_tokens.weight", "token_embd.weight"), ("model.norm.weight", "output_norm.weight"), ("lm_head.weight", "output.weight")];
+const OUTSIDE: [(&str, &str); 3] = [
+    ("model.embed_tokens.weight", "token_embd.weight"),
+    ("model.norm.weight", "output_norm.weight"),
+    ("lm_head.weight", "output.weight"),
+];
 
 /// Modules of one block: canonical, GGUF.
 const IN_BLOCK: [(&str, &str); 9] = [
@@ -88,7 +91,9 @@ mod tests {
 
     #[test]
     fn strange_names_have_no_counterpart() {
-        for name in ["model.layers.01.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.scale", "model.layers.x.mlp.up_proj.weight", ""] {
+        for name in
+            ["model.layers.01.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.scale", "model.layers.x.mlp.up_proj.weight", ""]
+        {
             assert_eq!(to_gguf(name), None, "{name}");
         }
         assert_eq!(from_gguf("blk.0.ffn_gate_exps.weight"), None);

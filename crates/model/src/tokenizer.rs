@@ -1,6 +1,10 @@
 //! Text to token ids and back, from `tokenizer.json` or from GGUF's own fields.
 
 mod bytes;
+mod from_gguf;
+mod pre;
+mod sentencepiece;
+mod to_gguf;
 
 use bytes::Spelling;
 use serde_json::{Map, Value};
@@ -8,6 +12,11 @@ use std::{collections::HashSet, sync::Arc};
 
 /// Ids above this are refused: a table has an entry for each.
 const MAX_VOCAB: usize = 1 << 24;
+
+/// The whole `tokenizer.json` inside a GGUF file; llama.cpp knows the key.
+const EMBEDDED_JSON: &str = "tokenizer.huggingface.json";
+/// Our own key: the whole `tokenizer_config.json`.
+const EMBEDDED_CONFIG: &str = "coffer.huggingface.tokenizer_config";
 
 /// A byte-pair tokenizer. Building one from GGUF makes the equivalent `tokenizer.json`, so there is one code path.
 #[derive(Clone)]

@@ -138,12 +138,8 @@ fn llama3(theta: f64, head_dim: usize, divisors: &[f32]) -> Result<RopeScaling, 
     if divisors.iter().all(|&d| d == 1.0) {
         return Ok(RopeScaling::None);
     }
-    let scaling = RopeScaling::Llama3 {
-        factor: widen(factor),
-        low_freq_factor: 1.0,
-        high_freq_factor: 4.0,
-        original_context: 8192,
-    };
+    let scaling =
+        RopeScaling::Llama3 { factor: widen(factor), low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 8192 };
     let expected = scaling.llama3_divisors(theta, head_dim).unwrap_or_default();
     let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-4 * b.abs();
     match expected.len() == divisors.len() && divisors.iter().zip(&expected).all(close) {

@@ -24,16 +24,16 @@ impl Spelling {
             Ok(Self::SentencePiece)
         } else {
             let kind = decoder["type"].as_str().unwrap_or("none");
-            Err(invalid(format!("tokenizer.json: decoder `{kind}` is not supported; supported: ByteLevel, ByteFallback, Metaspace")))
+            Err(invalid(format!(
+                "tokenizer.json: decoder `{kind}` is not supported; supported: ByteLevel, ByteFallback, Metaspace"
+            )))
         }
     }
 
     /// The bytes that `piece` stands for.
     pub(super) fn bytes(self, piece: &str) -> Vec<u8> {
         match self {
-            Self::ByteLevel => {
-                piece.chars().map(byte_of).collect::<Option<_>>().unwrap_or_else(|| piece.as_bytes().to_vec())
-            }
+            Self::ByteLevel => piece.chars().map(byte_of).collect::<Option<_>>().unwrap_or_else(|| piece.as_bytes().to_vec()),
             Self::SentencePiece => match byte_piece(piece) {
                 Some(byte) => vec![byte],
                 None => piece.replace('▁', " ").into_bytes(),
