@@ -1,7 +1,24 @@
 //! Static scanner for model files: untrusted bytes in, findings out. Loads nothing, runs nothing, depends on no
 //! other crate of the project.
+//!
+//! Files are judged by their content, whatever they are called; a name only adds to what a loader would believe. Memory
+//! and time are bounded: files are read by position, decompression stops at a limit, and what hits a limit is reported
+//! as unsafe, never passed over. `docs/scan.md` lists every rule and what the scanner does not promise.
 
-use std::path::Path;
+mod archive;
+mod content;
+mod escapes;
+mod formats;
+mod pickle;
+mod rules;
+mod source;
+mod walk;
+
+pub use rules::{RULES, Rule};
+
+use rules::Findings;
+use source::Source;
+use std::{io, path::Path};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -46,8 +63,22 @@ impl Report {
     }
 }
 
-/// Scans a file, or every file below a directory.
-pub fn scan(path: &Path) -> std::io::Result<Report> {
-    let _ = path;
-    todo!()
+/// Scans a file, or every file below a directory. Symbolic links below it are not followed.
+///
+/// # Errors
+/// Returns the error of the first file or directory that cannot be read, with its path.
+pub fn scan(path: &Path) -> io::Result<Report> {
+    let mut findings = Findings::default();
+    let files = walk::scan_path(&mut findings, path)?;
+    Ok(Report { files, findings: findings.into_sorted() })
+}
+
+/// Scans bytes in memory as if they were a file called `name`.
+pub fn scan_bytes(name: &str, bytes: &[u8]) -> Report {
+    let mut findings = Findings::default();
+    // Reading a slice cannot fail; were that to change, an unjudged file must not pass.
+    if let Err(error) = content::scan(&mut findings, &content::Item::file(name, &bytes as &dyn Source)) {
+        findings.add(&rules::LIMIT, name, None, format!("it could not be read to its end: {error}"));
+    }
+    Report { files: 1, findings: findings.into_sorted() }
 }
