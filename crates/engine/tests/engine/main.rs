@@ -5,4 +5,5 @@ mod bits;
 mod reference;
 mod refusals;
 mod scheduling;
+mod scribe;
 mod support;
