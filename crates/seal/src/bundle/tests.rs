@@ -1,0 +1,335 @@
+use super::{layout::ContentKey, *};
+use crate::{Identity, Recipient};
+use proptest::prelude::*;
+use std::{fs, io::Write, path::Path, process::Command};
+use zeroize::Zeroizing;
+
+fn recipient(identity: &Identity) -> Recipient {
+    Recipient::parse(&identity.recipient().unwrap()).unwrap()
+}
+
+fn quiet(_: u64, _: u64) {}
+
+/// Seals `files` to a new identity.
+fn sealed(folder: &Path, files: &[(&str, &[u8])]) -> (std::path::PathBuf, Identity) {
+    let (path, identity) = (folder.join("m.coffer"), Identity::generate());
+    let mut writer = BundleWriter::create(&path, &[recipient(&identity)]).unwrap();
+    files.iter().for_each(|(name, content)| writer.add(name, &mut &content[..]).unwrap());
+    writer.finish().unwrap();
+    (path, identity)
+}
+
+fn names_in(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn handles_cross_threads() {
+    fn check<T: Send + Sync + 'static>() {}
+    check::<Bundle>();
+    check::<SealedFile>();
+    check::<BundleError>();
+    check::<Identity>();
+    check::<Recipient>();
+}
+
+#[test]
+fn a_folder_comes_back_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("model");
+    fs::create_dir_all(source.join("sub/deep")).unwrap();
+    let big: Vec<u8> = (0..3_000_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
+    for (name, content) in [("weights.bin", &big[..]), ("empty", b""), ("sub/deep/config.json", b"{}"), ("sub/a", b"x")] {
+        fs::write(source.join(name), content).unwrap();
+    }
+    let (bundle, identity) = (folder.path().join("m.coffer"), Identity::generate());
+    let mut last = (0, 0);
+    seal_path(&source, &bundle, &[recipient(&identity)], &mut |done, total| last = (done, total)).unwrap();
+    assert_eq!(last, (3_000_003, 3_000_003));
+    assert_eq!(names_in(&bundle), ["coffer.bundle", "data", "keys", "manifest"]);
+    assert_eq!(names_in(&bundle.join("keys")), ["mac", "x25519.age"]);
+    let opened = Bundle::open(&bundle, &[identity]).unwrap();
+    let names: Vec<_> = opened.files().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["empty", "sub/a", "sub/deep/config.json", "weights.bin"]);
+    assert_eq!(opened.epoch(), 1);
+    // Computed with Python: hashlib.sha256(b"{}").hexdigest()
+    let digest = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+    assert_eq!(hex::encode(opened.sha256("sub/deep/config.json").unwrap()), digest);
+    opened.verify(&mut quiet).unwrap();
+    let out = folder.path().join("out");
+    opened.extract(&out, &mut |done, total| last = (done, total)).unwrap();
+    assert_eq!(last, (3_000_003, 3_000_003));
+    assert_eq!(fs::read(out.join("weights.bin")).unwrap(), big);
+    assert_eq!(fs::read(out.join("sub/deep/config.json")).unwrap(), b"{}");
+    assert_eq!(fs::read(out.join("empty")).unwrap(), b"");
+    assert!(matches!(opened.extract(&out, &mut quiet), Err(BundleError::Exists(_))));
+    assert_eq!(names_in(folder.path()), ["m.coffer", "model", "out"]);
+}
+
+#[test]
+fn nothing_readable_is_left_outside() {
+    let folder = tempfile::tempdir().unwrap();
+    let marker = b"a name or a weight that must not show";
+    let (path, _) = sealed(folder.path(), &[("a name or a weight that must not show", marker)]);
+    for part in ["coffer.bundle", "data", "manifest", "keys/mac", "keys/x25519.age"] {
+        let bytes = fs::read(path.join(part)).unwrap();
+        assert!(!bytes.windows(12).any(|w| w == b"name or a we"), "{part}");
+    }
+}
+
+#[test]
+fn sizes_are_padded() {
+    let folder = tempfile::tempdir().unwrap();
+    let length = |n: usize| {
+        let inner = folder.path().join(n.to_string());
+        fs::create_dir(&inner).unwrap();
+        fs::metadata(sealed(&inner, &[("f", &vec![1; n])]).0.join("data")).unwrap().len()
+    };
+    assert_eq!(length(1), length(1024));
+    assert_eq!(length(500_001), length(507_904));
+}
+
+#[test]
+fn one_file_keeps_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, bundle, identity) = (folder.path().join("m.gguf"), folder.path().join("b"), Identity::generate());
+    fs::write(&file, b"GGUF").unwrap();
+    seal_path(&file, &bundle, &[recipient(&identity)], &mut quiet).unwrap();
+    assert_eq!(Bundle::open(&bundle, &[identity]).unwrap().files(), [("m.gguf".to_owned(), 4)]);
+}
+
+#[test]
+fn streams_are_ended_or_the_bundle_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, identity) = (folder.path().join("b"), Identity::generate());
+    let mut writer = BundleWriter::create(&path, &[recipient(&identity)]).unwrap();
+    let mut file = writer.stream("made.bin").unwrap();
+    (0..100).for_each(|i| file.write_all(&[i; 10_000]).unwrap());
+    file.end().unwrap();
+    writer.add("then", &mut &b"x"[..]).unwrap();
+    writer.finish().unwrap();
+    let bundle = Bundle::open(&path, &[identity]).unwrap();
+    let mut bytes = vec![0; 20_000];
+    bundle.file("made.bin").unwrap().read_exact_at(490_000, &mut bytes).unwrap();
+    assert_eq!(bytes, [[49; 10_000], [50; 10_000]].concat());
+    bundle.verify(&mut quiet).unwrap();
+
+    let cut = folder.path().join("cut");
+    let mut writer = BundleWriter::create(&cut, &[recipient(&Identity::generate())]).unwrap();
+    writer.stream("made.bin").unwrap().write_all(b"half").unwrap();
+    assert!(matches!(writer.add("next", &mut &b""[..]), Err(BundleError::Name { .. })));
+    assert!(matches!(writer.finish(), Err(BundleError::Name { .. })));
+    assert_eq!(names_in(folder.path()), ["b"]);
+}
+
+#[test]
+fn a_source_that_fails_leaves_nothing() {
+    struct Broken;
+    impl std::io::Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            Err(std::io::Error::other("the disk is gone"))
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut writer = BundleWriter::create(&folder.path().join("b"), &[recipient(&Identity::generate())]).unwrap();
+    assert!(writer.add("f", &mut Broken).unwrap_err().to_string().contains("the disk is gone"));
+    drop(writer);
+    assert!(names_in(folder.path()).is_empty());
+}
+
+#[test]
+fn what_cannot_be_sealed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, out, to) = (folder.path().join("s"), folder.path().join("b"), [recipient(&Identity::generate())]);
+    let refused = |part: &str| {
+        let error = seal_path(&source, &out, &to, &mut quiet).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    refused("No such file");
+    fs::create_dir(&source).unwrap();
+    refused("no file in it");
+    fs::write(source.join("a:b"), b"").unwrap();
+    refused("contains ':'");
+    fs::remove_file(source.join("a:b")).unwrap();
+    std::os::unix::fs::symlink("/etc/hostname", source.join("link")).unwrap();
+    refused("links are not sealed");
+    fs::remove_file(source.join("link")).unwrap();
+    fs::write(source.join("f"), b"").unwrap();
+    fs::write(&out, b"in the way").unwrap();
+    refused("exists already");
+    assert!(matches!(BundleWriter::create(&folder.path().join("x"), &[]), Err(BundleError::Recipients(_))));
+    let twice = ["a", "b"].map(|p| Recipient::passphrase(p.into()));
+    assert!(matches!(BundleWriter::create(&folder.path().join("x"), &twice), Err(BundleError::Recipients(_))));
+    assert_eq!(names_in(folder.path()), ["b", "s"]);
+}
+
+#[test]
+fn a_stranger_is_told_who_could() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, _) = sealed(folder.path(), &[("f", b"x")]);
+    let error = Bundle::open(&path, &[Identity::generate(), Identity::generate()]).err().unwrap().to_string();
+    assert!(error.contains("none of the 2 identities") && error.contains("sealed to 1 X25519"), "{error}");
+    assert_eq!(recipients(&path).unwrap(), [("X25519".to_owned(), 1)].into());
+}
+
+#[test]
+fn a_passphrase_opens_beside_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, key) = (folder.path().join("b"), Identity::generate());
+    let to = [recipient(&key), Recipient::passphrase("correct horse".into())];
+    let mut writer = BundleWriter::create(&path, &to).unwrap();
+    writer.add("f", &mut &b"x"[..]).unwrap();
+    writer.finish().unwrap();
+    Bundle::open(&path, &[Identity::passphrase("correct horse".into())]).unwrap();
+    let error = Bundle::open(&path, &[Identity::passphrase("battery staple".into())]).err().unwrap();
+    assert!(error.to_string().contains("1 X25519, 1 scrypt"), "{error}");
+    Bundle::open(&path, &[key]).unwrap();
+}
+
+#[test]
+fn not_a_bundle_or_a_later_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, identity) = sealed(folder.path(), &[("f", b"x")]);
+    let identities = [identity];
+    assert!(Bundle::is_bundle(&path) && !Bundle::is_bundle(folder.path()) && !Bundle::is_bundle(Path::new("/nowhere")));
+    assert!(matches!(Bundle::open(folder.path(), &identities), Err(BundleError::NotABundle { .. })));
+    fs::write(path.join("coffer.bundle"), "coffer-bundle 2\nsomething else\n").unwrap();
+    assert!(Bundle::is_bundle(&path));
+    let error = Bundle::open(&path, &identities).err().unwrap();
+    assert!(matches!(&error, BundleError::Version { found, .. } if found == "2"), "{error}");
+}
+
+#[test]
+fn errors_name_the_part() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, identity) = sealed(folder.path(), &[("f", &[9; 600_000])]);
+    let identities = [identity];
+    let data = fs::read(path.join("data")).unwrap();
+    let mut bad = data.clone();
+    bad[400_000] ^= 1;
+    fs::write(path.join("data"), bad).unwrap();
+    let file = Bundle::open(&path, &identities).unwrap().file("f").unwrap();
+    file.read_exact_at(0, &mut [0; 1000]).unwrap();
+    let error = file.read_exact_at(0, &mut vec![0; 600_000]).unwrap_err().to_string();
+    assert!(error.contains("data, segment 1, was changed"), "{error}");
+    fs::write(path.join("data"), &data[..data.len() - 1]).unwrap();
+    let error = Bundle::open(&path, &identities).err().unwrap().to_string();
+    assert!(error.contains("data (it has") && error.contains("is cut"), "{error}");
+    fs::write(path.join("data"), &data).unwrap();
+    let bundle = Bundle::open(&path, &identities).unwrap();
+    assert!(matches!(bundle.file("g"), Err(BundleError::NoFile { .. })));
+    let file = bundle.file("f").unwrap();
+    for (at, len) in [(600_000, 1), (u64::MAX, 1), (0, 600_001)] {
+        assert!(matches!(file.read_exact_at(at, &mut vec![0; len]), Err(BundleError::OutOfRange { .. })));
+    }
+    file.read_exact_at(600_000, &mut []).unwrap();
+    fs::remove_file(path.join("data")).unwrap();
+    assert!(matches!(Bundle::open(&path, &identities), Err(BundleError::Missing { part, .. }) if part == "data"));
+}
+
+#[test]
+fn the_age_command_opens_key_files() {
+    if Command::new("age").arg("--version").output().is_err() {
+        return println!("skipped: no `age` command");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (path, identity) = (folder.path().join("b"), Identity::generate());
+    let key = ContentKey::new(Zeroizing::new([42; 32]));
+    BundleWriter::create_with(&path, &[recipient(&identity)], key, [0; 16], 4096).unwrap().finish().unwrap();
+    let key_file = folder.path().join("key");
+    identity.write(&key_file).unwrap();
+    let output = Command::new("age").arg("-d").arg("-i").arg(&key_file).arg(path.join("keys/x25519.age")).output().unwrap();
+    assert_eq!(output.stdout, [42; 32], "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A 30 MB read out of order equals a read in order; small reads in sequence decrypt each segment once.
+#[test]
+fn segments_are_decrypted_once_for_small_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let content: Vec<u8> = (0..2_000_000u32).flat_map(u32::to_le_bytes).collect();
+    let (path, identity) = sealed(folder.path(), &[("first", b"abc"), ("f", &content)]);
+    let file = Bundle::open(&path, &[identity]).unwrap().file("f").unwrap();
+    let mut row = [0; 64];
+    for at in (0..content.len() - 64).step_by(64) {
+        file.read_exact_at(at as u64, &mut row).unwrap();
+        assert_eq!(row, content[at..at + 64]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    #[test]
+    fn any_range_reads_as_written(
+        sizes in proptest::collection::vec(0usize..1500, 1..5),
+        ranges in proptest::collection::vec((any::<prop::sample::Index>(), 0usize..700), 8),
+        segment_len in 33u32..400,
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, identity) = (folder.path().join("b"), Identity::generate());
+        let key = ContentKey::generate().unwrap();
+        let mut writer = BundleWriter::create_with(&path, &[recipient(&identity)], key, [3; 16], segment_len).unwrap();
+        let content = |i: usize, size: usize| (0..size).map(|k| (k * 31 + i) as u8).collect::<Vec<u8>>();
+        for (i, size) in sizes.iter().enumerate() {
+            writer.add(&format!("f{i}"), &mut &content(i, *size)[..]).unwrap();
+        }
+        writer.finish().unwrap();
+        let bundle = Bundle::open(&path, &[identity]).unwrap();
+        bundle.verify(&mut quiet).unwrap();
+        for (i, size) in sizes.iter().enumerate() {
+            let (file, expected) = (bundle.file(&format!("f{i}")).unwrap(), content(i, *size));
+            for (at, len) in &ranges {
+                let at = at.index(size + 1);
+                let mut out = vec![0; (*len).min(size - at)];
+                file.read_exact_at(at as u64, &mut out).unwrap();
+                prop_assert_eq!(&out[..], &expected[at..at + out.len()]);
+            }
+        }
+    }
+}
+
+/// Speed in memory and on disk, for `cargo test --release -p coffer-seal -- --ignored --nocapture speed`.
+#[test]
+#[ignore = "measures, does not check"]
+fn speed() {
+    let megabytes: usize = std::env::var("COFFER_MB").ok().and_then(|n| n.parse().ok()).unwrap_or(2000);
+    let place = std::env::var_os("COFFER_DIR").map_or_else(std::env::temp_dir, Into::into);
+    let folder = tempfile::tempdir_in(place).unwrap();
+    let (source, bundle, identity) = (folder.path().join("s"), folder.path().join("b"), Identity::generate());
+    let block: Vec<u8> = (0..1_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let mut file = fs::File::create(&source).unwrap();
+    (0..megabytes).for_each(|_| file.write_all(&block).unwrap());
+    file.sync_all().unwrap();
+    let timed = |what: &str, job: &mut dyn FnMut()| {
+        let start = std::time::Instant::now();
+        job();
+        let seconds = start.elapsed().as_secs_f64();
+        println!("{what}: {seconds:.2} s, {:.2} GB/s", megabytes as f64 / 1000.0 / seconds);
+    };
+    let run = |program: &str, arguments: &[&str]| {
+        assert!(Command::new(program).args(arguments).current_dir(folder.path()).status().unwrap().success())
+    };
+    identity.write(&folder.path().join("key")).unwrap();
+    let to = identity.recipient().unwrap();
+    for round in 0..2 {
+        println!("round {round}");
+        timed("cp", &mut || run("cp", &["s", "copy"]));
+        timed("sync", &mut || run("sync", &["copy"]));
+        timed("age -r", &mut || run("age", &["-r", &to, "-o", "s.age", "s"]));
+        timed("age -d", &mut || run("age", &["-d", "-i", "key", "-o", "copy", "s.age"]));
+        timed("seal", &mut || seal_path(&source, &bundle, &[recipient(&identity)], &mut quiet).unwrap());
+        let opened = Bundle::open(&bundle, std::slice::from_ref(&identity)).unwrap();
+        timed("open", &mut || opened.extract(&folder.path().join("out"), &mut quiet).unwrap());
+        let whole = opened.file("s").unwrap();
+        let mut chunk = vec![0; 8 << 20];
+        timed("read 8 MiB at a time", &mut || {
+            (0..whole.len() / chunk.len() as u64).for_each(|i| whole.read_exact_at(i * chunk.len() as u64, &mut chunk).unwrap());
+        });
+        timed("verify", &mut || opened.verify(&mut quiet).unwrap());
+        fs::remove_dir_all(&bundle).unwrap();
+        fs::remove_dir_all(folder.path().join("out")).unwrap();
+        fs::remove_file(folder.path().join("copy")).unwrap();
+        fs::remove_file(folder.path().join("s.age")).unwrap();
+    }
+}

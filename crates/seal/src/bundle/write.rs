@@ -1,0 +1,334 @@
+//! Writing a bundle: beside its final name, then renamed. Encryption and digests run on two threads.
+
+use super::{
+    BundleError,
+    keyring::Keyring,
+    layout::{BundleId, ContentKey, DATA, KEYS, MANIFEST, MARKER, SEGMENT_LEN, aad, marker, padded, random},
+    manifest::{Data, Entry, Manifest, Names},
+};
+use crate::{
+    Recipient,
+    floe::{self, Cipher, OVERHEAD},
+};
+use aws_lc_rs::digest;
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    sync::mpsc,
+    thread,
+};
+use zeroize::Zeroizing;
+
+/// Writes a bundle beside its final name and renames it when it is whole. What is dropped unfinished is removed.
+pub struct BundleWriter {
+    folder: Unfinished,
+    key: ContentKey,
+    id: BundleId,
+    data: DataWriter,
+    names: Names,
+    files: Vec<(String, u64)>,
+    /// Whether a file was begun and not ended.
+    open: bool,
+}
+
+impl BundleWriter {
+    /// Starts a bundle at `path`, which must not exist.
+    pub fn create(path: &Path, recipients: &[Recipient]) -> Result<Self, BundleError> {
+        Self::create_with(path, recipients, ContentKey::generate()?, random()?, SEGMENT_LEN)
+    }
+
+    pub(super) fn create_with(
+        path: &Path,
+        recipients: &[Recipient],
+        key: ContentKey,
+        id: BundleId,
+        segment_len: u32,
+    ) -> Result<Self, BundleError> {
+        let keyring = Keyring::wrap(&key, &id, recipients)?;
+        let folder = Unfinished::create(path)?;
+        write_synced(&folder.path.join(MARKER), marker(&id).as_bytes())?;
+        let keys = folder.path.join(KEYS);
+        fs::create_dir(&keys).map_err(BundleError::io(&keys))?;
+        keyring.write(&keys)?;
+        sync_folder(&keys)?;
+        let data = DataWriter::create(folder.path.join(DATA), &key, &id, segment_len)?;
+        Ok(Self { folder, key, id, data, names: Names::default(), files: Vec::new(), open: false })
+    }
+
+    /// Seals everything `content` has to give under `name` (relative, `/`-separated).
+    pub fn add(&mut self, name: &str, content: &mut dyn Read) -> Result<(), BundleError> {
+        self.begin(name)?;
+        loop {
+            let read = self.data.fill_from(content).map_err(|e| match e {
+                Fill::Source(e) => BundleError::io(Path::new(name))(e),
+                Fill::Data(e) => e,
+            })?;
+            if read == 0 {
+                break;
+            }
+            self.count(read)?;
+        }
+        self.end_file();
+        Ok(())
+    }
+
+    /// A writer into the bundle, for files that are made while they are sealed. Call `end` on it.
+    pub fn stream<'a>(&'a mut self, name: &str) -> Result<Box<dyn EndWrite + 'a>, BundleError> {
+        self.begin(name)?;
+        Ok(Box::new(FileWriter(self)))
+    }
+
+    /// Seals the manifest, syncs, renames.
+    pub fn finish(self) -> Result<(), BundleError> {
+        if self.open {
+            let (name, _) = self.files.last().cloned().unwrap_or_default();
+            return Err(BundleError::Name { name, why: "its content was begun and not ended".into() });
+        }
+        let Self { folder, key, id, data, files, .. } = self;
+        let (digests, stream) = data.finish()?;
+        let files = files.into_iter().zip(digests).map(|((name, size), sha256)| Entry { name, size, sha256 }).collect();
+        let manifest = Manifest { epoch: 1, data: stream, files };
+        let json = Zeroizing::new(manifest.to_padded_json().map_err(|what| BundleError::invalid(&folder.target, what))?);
+        let sealed = floe::seal(&key.derive("stream"), &aad(&id, MANIFEST), SEGMENT_LEN, &json)
+            .map_err(BundleError::floe(&folder.target, MANIFEST))?;
+        write_synced(&folder.path.join(MANIFEST), &sealed)?;
+        folder.rename()
+    }
+
+    fn begin(&mut self, name: &str) -> Result<(), BundleError> {
+        if self.open {
+            return Err(BundleError::Name { name: name.into(), why: "the file before it was not ended".into() });
+        }
+        self.names.insert(name).map_err(|why| BundleError::Name { name: name.into(), why })?;
+        self.files.push((name.into(), 0));
+        self.open = true;
+        Ok(())
+    }
+
+    fn count(&mut self, bytes: usize) -> Result<(), BundleError> {
+        let Some((name, size)) = self.files.last_mut() else { return Ok(()) };
+        *size = size.checked_add(bytes as u64).ok_or_else(|| BundleError::Name { name: name.clone(), why: "too long".into() })?;
+        Ok(())
+    }
+
+    fn end_file(&mut self) {
+        self.data.end_file();
+        self.open = false;
+    }
+}
+
+/// A writer that has to be ended, so that what it wrote can be told from what was cut off.
+pub trait EndWrite: Write {
+    /// The file is whole.
+    fn end(self: Box<Self>) -> Result<(), BundleError>;
+}
+
+struct FileWriter<'a>(&'a mut BundleWriter);
+
+impl Write for FileWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let taken = self.0.data.fill_from(&mut rest).map_err(|e| match e {
+                Fill::Source(e) => e,
+                Fill::Data(e) => io::Error::other(e),
+            })?;
+            self.0.count(taken).map_err(io::Error::other)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl EndWrite for FileWriter<'_> {
+    fn end(self: Box<Self>) -> Result<(), BundleError> {
+        self.0.end_file();
+        Ok(())
+    }
+}
+
+enum Fill {
+    Source(io::Error),
+    Data(BundleError),
+}
+
+/// One segment of plaintext on its way: `used` bytes of it belong to files, which end at `ends`.
+struct Segment {
+    plain: Zeroizing<Vec<u8>>,
+    used: usize,
+    ends: Vec<usize>,
+}
+
+/// Fills segments, seals the full ones and sends them on to be digested. Segments are reused: five at most exist.
+struct DataWriter {
+    path: PathBuf,
+    file: File,
+    cipher: Cipher,
+    position: u64,
+    segment: Segment,
+    sealed: Vec<u8>,
+    full: mpsc::SyncSender<Segment>,
+    free: mpsc::Receiver<Segment>,
+    digests: thread::JoinHandle<Vec<[u8; 32]>>,
+}
+
+impl DataWriter {
+    fn create(path: PathBuf, key: &ContentKey, id: &BundleId, segment_len: u32) -> Result<Self, BundleError> {
+        let (cipher, header) =
+            Cipher::start(&key.derive("stream"), &aad(id, DATA), segment_len).map_err(BundleError::floe(&path, DATA))?;
+        let mut file = File::create_new(&path).map_err(BundleError::io(&path))?;
+        file.write_all(&header).map_err(BundleError::io(&path))?;
+        let (full, to_digest) = mpsc::sync_channel(3);
+        let (digested, free) = mpsc::channel();
+        let digests = thread::Builder::new().name("digest".into()).spawn(move || digest_files(&to_digest, &digested));
+        let digests = digests.map_err(BundleError::io(&path))?;
+        let segment = Segment::new(cipher.plain_len());
+        let sealed = vec![0; cipher.segment_len()];
+        Ok(Self { path, file, cipher, position: 0, segment, sealed, full, free, digests })
+    }
+
+    /// Reads once from `content`; 0 at its end.
+    fn fill_from(&mut self, content: &mut dyn Read) -> Result<usize, Fill> {
+        if self.segment.used == self.cipher.plain_len() {
+            self.seal(self.segment.used, false).map_err(Fill::Data)?;
+        }
+        loop {
+            match content.read(&mut self.segment.plain[self.segment.used..]) {
+                Ok(read) => {
+                    self.segment.used += read;
+                    return Ok(read);
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => (),
+                Err(e) => return Err(Fill::Source(e)),
+            }
+        }
+    }
+
+    fn end_file(&mut self) {
+        self.segment.ends.push(self.segment.used);
+    }
+
+    /// Seals the first `length` bytes of the segment and begins the next.
+    fn seal(&mut self, length: usize, last: bool) -> Result<(), BundleError> {
+        let sealed = &mut self.sealed[..length + OVERHEAD];
+        self.cipher
+            .seal(self.position, last, &self.segment.plain[..length], sealed)
+            .map_err(BundleError::floe(&self.path, DATA))?;
+        self.file.write_all(sealed).map_err(BundleError::io(&self.path))?;
+        self.position += 1;
+        let next = self.free.try_recv().unwrap_or_else(|_| Segment::new(self.cipher.plain_len()));
+        let full = std::mem::replace(&mut self.segment, next);
+        self.full.send(full).map_err(|_| BundleError::Cipher(self.path.display().to_string()))
+    }
+
+    /// Pads, seals the last segment, syncs. Gives the files' digests in order, and the stream's description.
+    fn finish(mut self) -> Result<(Vec<[u8; 32]>, Data), BundleError> {
+        let step = self.cipher.plain_len() as u64;
+        let content = self.position * step + self.segment.used as u64;
+        let length = padded(content).ok_or_else(|| BundleError::invalid(&self.path, "too much content"))?;
+        let mut filled = self.segment.used;
+        while self.position * step + (filled as u64) < length {
+            if filled == step as usize {
+                self.seal(filled, false)?;
+                filled = 0;
+            }
+            let missing = (length - self.position * step).min(step) as usize;
+            self.segment.plain[filled..missing].fill(0);
+            filled = missing;
+        }
+        self.seal(filled, true)?;
+        self.file.sync_all().map_err(BundleError::io(&self.path))?;
+        drop(self.full);
+        let digests = self.digests.join().map_err(|_| BundleError::Cipher(self.path.display().to_string()))?;
+        let iv = self.cipher.iv().try_into().map_err(|_| BundleError::Cipher(self.path.display().to_string()))?;
+        Ok((digests, Data { iv, length }))
+    }
+}
+
+impl Segment {
+    fn new(len: usize) -> Self {
+        Self { plain: Zeroizing::new(vec![0; len]), used: 0, ends: Vec::new() }
+    }
+}
+
+/// SHA-256 of every file, in order.
+fn digest_files(segments: &mpsc::Receiver<Segment>, free: &mpsc::Sender<Segment>) -> Vec<[u8; 32]> {
+    let mut digests = Vec::new();
+    let mut context = digest::Context::new(&digest::SHA256);
+    for mut segment in segments {
+        let mut from = 0;
+        for end in segment.ends.drain(..) {
+            context.update(&segment.plain[from..end]);
+            let whole = std::mem::replace(&mut context, digest::Context::new(&digest::SHA256)).finish();
+            let mut bytes = [0; 32];
+            bytes.copy_from_slice(whole.as_ref());
+            digests.push(bytes);
+            from = end;
+        }
+        context.update(&segment.plain[from..segment.used]);
+        segment.used = 0;
+        // Nobody takes the last segments back.
+        let _ = free.send(segment);
+    }
+    digests
+}
+
+/// A folder under a temporary name, removed unless it is renamed.
+pub(super) struct Unfinished {
+    pub(super) path: PathBuf,
+    target: PathBuf,
+    renamed: bool,
+}
+
+impl Unfinished {
+    /// An empty folder beside `target`, which must not exist.
+    pub(super) fn create(target: &Path) -> Result<Self, BundleError> {
+        let name = target.file_name().ok_or_else(|| BundleError::Exists(target.display().to_string()))?;
+        refuse_existing(target)?;
+        let temporary = format!(".{}.{}.tmp", name.to_string_lossy(), hex::encode(random::<4>()?));
+        let path = target.with_file_name(temporary);
+        fs::create_dir(&path).map_err(BundleError::io(&path))?;
+        Ok(Self { path, target: target.to_owned(), renamed: false })
+    }
+
+    /// Syncs the folder and gives it its final name.
+    pub(super) fn rename(mut self) -> Result<(), BundleError> {
+        refuse_existing(&self.target)?;
+        sync_folder(&self.path)?;
+        fs::rename(&self.path, &self.target).map_err(BundleError::io(&self.target))?;
+        self.renamed = true;
+        match self.target.parent() {
+            Some(parent) if parent != Path::new("") => sync_folder(parent),
+            _ => sync_folder(Path::new(".")),
+        }
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.renamed {
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+pub(super) fn sync_folder(path: &Path) -> Result<(), BundleError> {
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(BundleError::io(path))
+}
+
+fn refuse_existing(path: &Path) -> Result<(), BundleError> {
+    match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(BundleError::io(path)(e)),
+        Ok(_) => Err(BundleError::Exists(path.display().to_string())),
+    }
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), BundleError> {
+    let written = File::create_new(path).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+    written.map_err(BundleError::io(path))
+}
