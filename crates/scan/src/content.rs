@@ -63,8 +63,8 @@ pub(crate) fn scan(findings: &mut Findings, item: &Item<'_>) -> io::Result<()> {
         Format::Hdf5 => hdf5::scan(findings, item).map(|()| Judged::Whole),
         Format::Other => scan_other(findings, item, &head).map(|()| Judged::Whole),
     }?;
-    // Python finds a zip archive by its end, whatever comes before it.
-    if !matches!(format, Format::Zip) && zip::has_end(item.source)? {
+    // Python finds a zip archive by its end, whatever comes before it; a tar archive may well end with one as its member.
+    if !matches!(format, Format::Zip | Format::Tar) && zip::has_end(item.source)? {
         zip::scan(findings, item)?;
     }
     if !item.whole && judged == Judged::Whole {

@@ -1,8 +1,7 @@
 //! safetensors, GGUF, configurations, templates, and directories of them.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 use coffer_scan::{RULES, Report, scan, scan_bytes};
+use proptest::prelude::*;
 use std::{fs, os::unix::fs::symlink, path::Path};
 
 fn rules(report: &Report) -> Vec<&str> {
@@ -112,6 +111,26 @@ fn programs_beside_a_model_are_reported() {
     assert_rules("modeling.py", b"import os\n", &["python-source"]);
     assert_rules("x.bin", b"\x7fELF\x02", &["native-code"]);
     assert_rules("install", b"#!/bin/sh\n", &["native-code"]);
+}
+
+proptest! {
+    #[test]
+    fn mutated_files_never_panic(edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
+        let header = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
+        let seeds = [
+            ("m.safetensors", safetensors(header, 8)),
+            ("m.gguf", gguf("{{ bos }}{% if a %}b{% endif %}", 2, 0)),
+            ("config.json", br#"{"auto_map":{"a":["{{ x['\\u005f'] }}",1.5e3,null]}}"#.to_vec()),
+            ("a.npy", b"\x93NUMPY\x01\0\x20\0{'descr': '|O', 'shape': (1,)}   cos\nsystem\n)R.".to_vec()),
+        ];
+        for (name, mut bytes) in seeds {
+            for (at, value) in &edits {
+                let at = at.index(bytes.len());
+                bytes[at] = *value;
+            }
+            scan_bytes(name, &bytes);
+        }
+    }
 }
 
 #[test]

@@ -100,6 +100,7 @@ const SAFE: &[(&str, &str)] = &[
     ("torch._tensor", "_rebuild_from_type_v2"),
     ("torch.nn.parameter", "Parameter Buffer UninitializedParameter UninitializedBuffer"),
     ("torch.nn", "Parameter"),
+    ("torch.jit._pickle", "build_intlist build_tensorlist build_doublelist build_boollist build_tensor_from_id restore_type_tag"),
     ("torch.serialization", "_get_layout"),
     ("torch.torch_version", "TorchVersion"),
     ("numpy", "ndarray dtype matrix generic number bool_ longlong ulonglong intc uintc intp uintp half single double longdouble"),
