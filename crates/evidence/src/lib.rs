@@ -1,6 +1,13 @@
 //! Digests that name a model, its weights and its behaviour. Receipts and certificates come to live here.
+//! What is hashed, byte for byte: docs/spec/digests.md.
 
-use sha2::{Digest, Sha256};
+mod logits;
+mod variant;
+mod weights;
+
+pub use logits::LogitsHasher;
+pub use variant::Variant;
+pub use weights::{DigestError, WeightsHasher};
 
 /// SHA-256 over the canonical weights: for each tensor in canonical name order its name, dtype, shape and raw bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -13,15 +20,6 @@ pub struct LogitsDigest(pub [u8; 32]);
 /// Names what answers: weights, configuration, tokenizer, chat template, contract version and KV-cache format.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct VariantDigest(pub [u8; 32]);
-
-impl LogitsDigest {
-    /// Digest of `logits`.
-    pub fn of(logits: &[f32]) -> Self {
-        let mut h = Sha256::new();
-        logits.iter().for_each(|x| h.update(x.to_bits().to_le_bytes()));
-        Self(h.finalize().into())
-    }
-}
 
 macro_rules! hex_display {
     ($($t:ty),*) => {$(
@@ -43,3 +41,16 @@ macro_rules! hex_display {
     )*};
 }
 hex_display!(WeightsDigest, LogitsDigest, VariantDigest);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_are_shown_with_their_algorithm() {
+        let digest = WeightsDigest([0xab; 32]);
+        let shown = format!("sha256:{}", "ab".repeat(32));
+        assert_eq!((digest.to_string(), format!("{digest:?}")), (shown.clone(), shown.clone()));
+        assert_eq!(serde_json::to_string(&digest).unwrap(), format!("\"{shown}\""));
+    }
+}
