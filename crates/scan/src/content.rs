@@ -4,7 +4,7 @@ use crate::{
     archive::{compressed, tar, zip},
     formats::{code, gguf, hdf5, json, numpy, safetensors, template},
     pickle::{self, Belief},
-    rules::{ARCHIVE_OPAQUE, Findings, LIMIT},
+    rules::{ARCHIVE_OPAQUE, Findings, LIMIT, UNKNOWN_CONTENT},
     source::Source,
 };
 use std::io;
@@ -129,7 +129,7 @@ fn recognize(item: &Item<'_>, head: &[u8]) -> io::Result<Format> {
 const PICKLE_NAMES: [&str; 7] = [".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".dill", ".joblib"];
 
 fn scan_other(findings: &mut Findings, item: &Item<'_>, head: &[u8]) -> io::Result<()> {
-    let base = item.base_name();
+    let (base, before) = (item.base_name(), findings.len());
     if base.ends_with(".json") {
         json::scan(findings, item)?;
     } else if base.ends_with(".jinja") || base.ends_with(".jinja2") {
@@ -138,5 +138,11 @@ fn scan_other(findings: &mut Findings, item: &Item<'_>, head: &[u8]) -> io::Resu
     code::scan(findings, item, &base, head);
     // In PyTorch's oldest format, a tar archive, the pickle is called just that.
     let named = PICKLE_NAMES.iter().any(|end| base.ends_with(end)) || (base == "pickle" && item.depth > 0);
-    pickle::scan(findings, item, 0, if named { Belief::Certain } else { Belief::Guess }).map(drop)
+    let whole = pickle::scan(findings, item, 0, if named { Belief::Certain } else { Belief::Guess })?;
+    // torch.load would hand such a file to the unpickler.
+    if !whole && findings.len() == before && item.depth == 0 && base.ends_with(".bin") {
+        let message = "named like PyTorch weights, but nothing that the scanner knows; it was not judged";
+        findings.add(&UNKNOWN_CONTENT, &item.name, None, message.to_owned());
+    }
+    Ok(())
 }

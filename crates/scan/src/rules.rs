@@ -30,6 +30,7 @@ rules! {
     PICKLE_PATCHED_GLOBAL = Unsafe "pickle-patched-global";
     PICKLE_BROKEN = Unsafe "pickle-broken";
     PICKLE_UNKNOWN_GLOBAL = Warning "pickle-unknown-global";
+    UNKNOWN_CONTENT = Warning "unknown-content";
     NUMPY_OBJECT_ARRAY = Warning "numpy-object-array";
     NUMPY_MALFORMED = Unsafe "numpy-malformed";
     KERAS_LAMBDA = Unsafe "keras-lambda";
@@ -89,6 +90,10 @@ impl Findings {
                 message,
             });
         }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.found.len()
     }
 
     pub(crate) fn into_sorted(mut self) -> Vec<Finding> {

@@ -1,6 +1,6 @@
 //! zip and tar, written by hand so that they can lie.
 
-use coffer_scan::{Report, scan_bytes};
+use coffer_scan::{Report, Severity, scan_bytes};
 use proptest::prelude::*;
 
 const SYSTEM: &[u8] = b"cos\nsystem\n(S'true'\ntR.";
@@ -136,11 +136,48 @@ fn paths_out_of_the_folder_are_refused() {
 #[test]
 fn archives_are_found_by_their_end() {
     let inner = zip(&[member("data.pkl", SYSTEM)]);
-    assert_rules(&[b"GIF89a; hello".as_slice(), &inner].concat(), &["archive-mismatch", "pickle-dangerous-global"]);
+    assert_rules(
+        &[b"GIF89a; hello".as_slice(), &inner].concat(),
+        &["unknown-content", "archive-mismatch", "pickle-dangerous-global"],
+    );
     let mut tail = inner.clone();
     let end = tail.len() - 2;
     tail[end..].copy_from_slice(&3u16.to_le_bytes());
     assert_rules(&[tail, b"end".to_vec()].concat(), &["pickle-dangerous-global"]);
+}
+
+#[test]
+fn two_end_records_are_refused() {
+    let (one, two) = (zip(&[member("a", b"N.")]), zip(&[]));
+    let mut both = one.clone();
+    let end = both.len() - 2;
+    both[end..].copy_from_slice(&(two.len() as u16).to_le_bytes());
+    both.extend(&two);
+    assert!(scan_bytes("a.bin", &both).worst() == Some(Severity::Unsafe));
+}
+
+#[test]
+fn sixty_four_bit_archives_are_read_and_must_agree() {
+    let narrow = zip(&[member("data.pkl", SYSTEM)]);
+    let (body, end) = narrow.split_at(narrow.len() - 22);
+    let (size, start) =
+        (u32::from_le_bytes([end[12], end[13], end[14], end[15]]), u32::from_le_bytes([end[16], end[17], end[18], end[19]]));
+    let wide = |at: u64, start: u64| {
+        let mut out = body.to_vec();
+        out.extend(b"PK\x06\x06\x2c\0\0\0\0\0\0\0\x2d\0\x2d\0\0\0\0\0\0\0\0\0");
+        for n in [1, 1, u64::from(size), start] {
+            out.extend(n.to_le_bytes());
+        }
+        out.extend(b"PK\x06\x07\0\0\0\0");
+        out.extend(at.to_le_bytes());
+        out.extend(b"\x01\0\0\0");
+        out.extend(end);
+        out
+    };
+    assert_rules(&wide(body.len() as u64, start.into()), &["pickle-dangerous-global"]);
+    for lie in [wide(7, start.into()), wide(body.len() as u64, 0)] {
+        assert!(rules(&scan_bytes("a.bin", &lie)).contains(&"archive-malformed"));
+    }
 }
 
 #[test]

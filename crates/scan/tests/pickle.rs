@@ -30,7 +30,8 @@ fn data_is_no_finding() {
     assert_rules("a.pt", b"\x80\x02ccollections\nOrderedDict\n)R.", &[]);
     assert_rules("README.md", b"code\nos\nsystem\n", &[]);
     assert_rules("notes.txt", b"ctypes\nis a\nmodule", &[]);
-    assert_rules("weights.bin", &[0x88; 1 << 20], &[]);
+    assert_rules("weights.bin", &[0x88; 1 << 20], &["unknown-content"]);
+    assert_rules("weights.dat", &[0x88; 1 << 20], &[]);
 }
 
 #[test]

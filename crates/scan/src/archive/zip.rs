@@ -36,12 +36,16 @@ pub(crate) fn scan(findings: &mut Findings, item: &Item<'_>) -> io::Result<()> {
         Ok(directory) => directory,
         Err(reason) => {
             findings.add(&ARCHIVE_MALFORMED, &item.name, None, format!("a zip archive whose directory is damaged: {reason}"));
-            Directory { entries: Vec::new(), start: item.source.len(), shift: 0 }
+            Directory { entries: Vec::new(), start: item.source.len(), shift: 0, ambiguous: false }
         }
     };
     if directory.shift != 0 {
         let message = format!("{} bytes precede the zip archive, so that loaders find different members", directory.shift);
         findings.add(&ARCHIVE_MISMATCH, &item.name, Some(0), message);
+    }
+    if directory.ambiguous {
+        let message = "a second end record lies in its comment, so that loaders find different members";
+        findings.add(&ARCHIVE_MISMATCH, &item.name, None, message.to_owned());
     }
     let mut names = HashSet::new();
     for entry in &directory.entries {

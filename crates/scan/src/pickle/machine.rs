@@ -250,7 +250,8 @@ impl Machine<'_> {
         let key = match op {
             b'g' | b'p' => {
                 let line = self.cursor.line(64)?;
-                let digits = std::str::from_utf8(line.trim_ascii()).ok().and_then(|s| s.parse().ok());
+                // Python allows underscores between digits.
+                let digits = std::str::from_utf8(line.trim_ascii()).ok().and_then(|s| s.replace('_', "").parse().ok());
                 digits.ok_or_else(|| Halt::Broken("a memo index that is no number".to_owned()))?
             }
             b'h' | b'q' => u64::from(self.cursor.u8()?),
@@ -436,7 +437,7 @@ mod tests {
             &b"\x80\x04\x8c\x02os\x8c\x06system\x93."[..],
             b"V\\u006fs\nV\\u0073ystem\n\x93.",
             b"S'\\x6fs'\nS\"system\"\n\x93.",
-            b"Vos\np5\n0Vsystem\np6\n0g5\ng6\n\x93.",
+            b"Vos\np5\n0Vsystem\np1_6\n0g5\ng16\n\x93.",
             b"\x8c\x02os\x94\x8c\x06system\x94\x30\x30h\x00h\x01\x93.",
             b"X\x02\0\0\0osU\x06system\x93.",
             b"cos\nsystem\n.",

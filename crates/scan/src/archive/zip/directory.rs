@@ -37,6 +37,8 @@ pub(super) struct Directory {
     pub(super) start: u64,
     /// By how much all positions are off, since something precedes the archive.
     pub(super) shift: u64,
+    /// Whether another end record lies in the comment of the one that was taken.
+    pub(super) ambiguous: bool,
 }
 
 /// Whether `source` ends like a zip archive whose directory is where it should be.
@@ -70,7 +72,9 @@ pub(super) fn read_directory(source: &dyn Source) -> io::Result<Result<Directory
     if cursor.position() > end {
         return Ok(Err("its entries overlap its end record".to_owned()));
     }
-    Ok(Ok(Directory { entries, start: located.start, shift: located.shift }))
+    let comment = source.read_up_to(end + END_LEN, MAX_COMMENT as usize)?;
+    let ambiguous = comment.windows(END.len()).any(|w| w == END);
+    Ok(Ok(Directory { entries, start: located.start, shift: located.shift, ambiguous }))
 }
 
 /// Reads the header before a member; `None` if there is none at `at`.
@@ -116,7 +120,7 @@ fn locate(source: &dyn Source, end: u64) -> io::Result<Result<Located, String>> 
     let mut count = u64::from(u16_at(&record, 10));
     let mut size = u64::from(u32_at(&record, 12));
     let mut offset = u64::from(u32_at(&record, 16));
-    let mut directory_end = end;
+    let (mut directory_end, mut wide_at) = (end, None);
     if u16_at(&record, 4) != u16_at(&record, 6) || u16_at(&record, 8) != u16_at(&record, 10) {
         return Ok(Err("it is spread over several disks".to_owned()));
     }
@@ -128,10 +132,19 @@ fn locate(source: &dyn Source, end: u64) -> io::Result<Result<Located, String>> 
         if !wide.starts_with(END64) || wide.len() != 56 {
             return Ok(Err("its 64-bit end record is not where it should be".to_owned()));
         }
+        let narrow = [(count, u16::MAX.into()), (size, u32::MAX.into()), (offset, u32::MAX.into())];
         (count, size, offset) = (u64_at(&wide, 32), u64_at(&wide, 40), u64_at(&wide, 48));
+        let differs = |((narrow, all_ones), wide): ((u64, u64), u64)| narrow != all_ones && narrow != wide;
+        if narrow.into_iter().zip([count, size, offset]).any(differs) {
+            return Ok(Err("its two end records differ".to_owned()));
+        }
+        wide_at = Some(u64_at(&locator, 8));
     }
     let start = directory_end.checked_sub(size);
     match start.and_then(|start| Some((start, start.checked_sub(offset)?))) {
+        Some((_, shift)) if wide_at.is_some_and(|at| at.checked_add(shift) != Some(directory_end)) => {
+            Ok(Err("its 64-bit end record is not where its locator says".to_owned()))
+        }
         Some((start, shift)) => Ok(Ok(Located { start, count, shift })),
         None => Ok(Err(format!("a directory of {size} bytes at {offset} does not fit before its end at {directory_end}"))),
     }
