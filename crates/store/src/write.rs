@@ -1,8 +1,16 @@
 //! Writing a model. Outputs appear whole or not at all.
 
-use crate::{Model, StoreError};
+mod gguf;
+mod hugging_face;
+
+use crate::{Model, StoreError, canonical::widen};
 use coffer_checkpoint::TensorInfo;
-use std::path::Path;
+use coffer_model::names::{gguf_row, permuted_heads};
+use std::{
+    collections::VecDeque,
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
 
 /// What to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,23 +22,137 @@ pub enum Target {
 }
 
 /// Streams the tensors of a new model into a temporary name beside `out`.
-pub struct ModelWriter;
+pub struct ModelWriter {
+    sink: Box<dyn Sink>,
+    out: PathBuf,
+    pending: VecDeque<Pending>,
+    /// Bytes of a tensor that can be written only when it is whole.
+    held: Vec<u8>,
+}
+
+/// A place that takes the weights of one model in the container's own order.
+trait Sink: Send {
+    /// Appends bytes of the current tensor.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
+    /// Syncs, and gives the output its name.
+    fn finish(self: Box<Self>, out: &Path) -> Result<(), StoreError>;
+}
+
+/// A tensor that is not whole yet.
+struct Pending {
+    info: TensorInfo,
+    missing: u64,
+    /// Heads over which its rows are permuted.
+    heads: Option<usize>,
+    /// Whether it is stored as F32.
+    widened: bool,
+}
 
 impl ModelWriter {
     /// Starts a model like `like` (configuration, tokenizer, template) with the given canonical tensors, whose bytes must
-    /// follow in this order. `out` must not exist.
+    /// follow in this order. `out` must not exist. GGUF stores 1-D tensors as F32, as llama.cpp wants them.
+    ///
+    /// # Errors
+    /// Returns [`StoreError`] if `out` exists, cannot be created, or cannot say what the model is.
     pub fn create(out: &Path, target: Target, like: &Model, tensors: &[TensorInfo]) -> Result<Self, StoreError> {
-        let _ = (out, target, like, tensors);
-        todo!()
+        if fs::symlink_metadata(out).is_ok() {
+            return Err(StoreError::Exists(out.display().to_string()));
+        }
+        let pending = tensors.iter().map(|info| Pending::new(info, target, like)).collect::<Result<_, _>>()?;
+        let sink: Box<dyn Sink> = match target {
+            Target::HuggingFace => Box::new(hugging_face::Directory::create(out, like, tensors)?),
+            Target::Gguf => Box::new(gguf::GgufSink::create(out, like, tensors)?),
+        };
+        Ok(Self { sink, out: out.to_owned(), pending, held: Vec::new() })
     }
+
     /// Appends canonical rows of the current tensor; whole tensors may come in several pieces of whole rows.
     /// Rows are put into the container's own order here.
+    ///
+    /// # Errors
+    /// Returns [`StoreError`] if the bytes are more than the tensor lacks, or cannot be written.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        let _ = bytes;
-        todo!()
+        let sequence = |tensor: &str, reason| StoreError::Sequence { tensor: tensor.to_owned(), reason };
+        let Some(current) = self.pending.front_mut() else {
+            return Err(sequence("the model", format!("{} bytes were given after the last tensor", bytes.len())));
+        };
+        current.missing = current.missing.checked_sub(bytes.len() as u64).ok_or_else(|| {
+            sequence(&current.info.name, format!("{} bytes were given where {} are missing", bytes.len(), current.missing))
+        })?;
+        let whole = current.missing == 0;
+        if current.heads.is_none() && !current.widened {
+            self.sink.write(bytes)?;
+        } else {
+            self.held.extend_from_slice(bytes);
+            if whole {
+                self.sink.write(&current.arranged(std::mem::take(&mut self.held)))?;
+            }
+        }
+        if whole {
+            self.pending.pop_front();
+        }
+        Ok(())
     }
+
     /// Syncs and renames. Dropping the writer instead removes what was written.
+    ///
+    /// # Errors
+    /// Returns [`StoreError`] if tensors are missing, or the output cannot be synced or renamed.
     pub fn finish(self) -> Result<(), StoreError> {
-        todo!()
+        match self.pending.front() {
+            Some(Pending { info, missing, .. }) => {
+                Err(StoreError::Sequence { tensor: info.name.clone(), reason: format!("{missing} bytes are missing") })
+            }
+            None => self.sink.finish(&self.out),
+        }
     }
+}
+
+impl Pending {
+    fn new(info: &TensorInfo, target: Target, like: &Model) -> Result<Self, StoreError> {
+        let refuse = |reason: &str| StoreError::Sequence { tensor: info.name.clone(), reason: reason.to_owned() };
+        let missing = info.bytes().ok_or_else(|| refuse("its rows do not fill whole blocks"))?;
+        if missing == 0 {
+            return Err(refuse("it is empty"));
+        }
+        let heads = permuted_heads(&info.name, &like.config).filter(|_| target == Target::Gguf);
+        if heads.is_some_and(|heads| !info.shape.first().is_some_and(|rows| rows.is_multiple_of(heads as u64 * 2))) {
+            return Err(refuse("its rows do not divide into heads"));
+        }
+        Ok(Self { info: info.clone(), missing, heads, widened: target == Target::Gguf && is_widened(info) })
+    }
+
+    /// A whole tensor in the container's order and type.
+    fn arranged(&self, canonical: Vec<u8>) -> Vec<u8> {
+        let rows = self.info.shape.first().copied().unwrap_or(1);
+        let ordered = match self.heads {
+            None => canonical,
+            Some(heads) => {
+                let row_bytes = canonical.len() / rows as usize;
+                let mut out = vec![0; canonical.len()];
+                for (row, bytes) in canonical.chunks_exact(row_bytes).enumerate() {
+                    let at = gguf_row(row as u64, rows, heads) as usize * row_bytes;
+                    out[at..at + row_bytes].copy_from_slice(bytes);
+                }
+                out
+            }
+        };
+        if self.widened { widen(self.info.dtype, &ordered).unwrap_or(ordered) } else { ordered }
+    }
+}
+
+/// llama.cpp computes with 1-D tensors in F32 only.
+fn is_widened(info: &TensorInfo) -> bool {
+    use coffer_checkpoint::DType::{BF16, F16};
+    info.shape.len() == 1 && matches!(info.dtype, BF16 | F16)
+}
+
+/// The directory in which `out` appears.
+fn parent(out: &Path) -> &Path {
+    out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Makes a rename in `directory` durable.
+fn sync_directory(directory: &Path) -> Result<(), StoreError> {
+    File::open(directory).and_then(|d| d.sync_all()).map_err(StoreError::io(directory))
 }

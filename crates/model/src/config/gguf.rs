@@ -6,7 +6,7 @@ use coffer_checkpoint::{
     gguf::{Array, Metadata, Value},
 };
 
-/// Our own key: all tokens that end a generation, where there is more than one.
+/// Our own key: all tokens that end a generation, where that is not exactly one.
 const ALL_EOS: &str = "coffer.eos_token_ids";
 /// Our own key: the family where it is not the architecture, for llama.cpp stores Mistral as `llama`.
 const FAMILY: &str = "coffer.model_type";
@@ -94,7 +94,7 @@ impl ModelConfig {
         if let Some(&first) = self.eos.first() {
             metadata.set("tokenizer.ggml.eos_token_id", Value::U32(first));
         }
-        if self.eos.len() > 1 {
+        if self.eos.len() != 1 {
             metadata.set(ALL_EOS, Value::Array(Array::U32(self.eos.clone())));
         }
     }

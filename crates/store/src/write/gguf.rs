@@ -1,0 +1,107 @@
+//! One GGUF file.
+
+use super::{Sink, is_widened, parent, sync_directory};
+use crate::{Model, StoreError, open::VECTOR_DTYPE};
+use coffer_checkpoint::{
+    DType, TensorInfo,
+    gguf::{GgufWriter, Metadata, Value},
+};
+use coffer_model::names;
+use std::{collections::BTreeMap, fs::Permissions, io::BufWriter, os::unix::fs::PermissionsExt, path::Path};
+use tempfile::NamedTempFile;
+
+pub(super) struct GgufSink {
+    writer: GgufWriter<BufWriter<NamedTempFile>>,
+}
+
+impl GgufSink {
+    pub(super) fn create(out: &Path, like: &Model, tensors: &[TensorInfo]) -> Result<Self, StoreError> {
+        let metadata = metadata(out, like, tensors)?;
+        let mut infos = tensors.iter().map(stored).collect::<Result<Vec<_>, _>>()?;
+        let rope = &like.config.rope;
+        let divisors = rope.scaling.llama3_divisors(rope.theta, like.config.head_dim);
+        if let Some(divisors) = &divisors {
+            let shape = vec![divisors.len() as u64];
+            infos.insert(0, TensorInfo { name: "rope_freqs.weight".into(), dtype: DType::F32, shape });
+        }
+        let directory = parent(out);
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".coffer-").suffix(".partial").permissions(Permissions::from_mode(0o666));
+        let file = builder.tempfile_in(directory).map_err(StoreError::io(directory))?;
+        let mut writer = GgufWriter::new(BufWriter::with_capacity(1 << 20, file), &metadata, &infos)?;
+        for divisor in divisors.into_iter().flatten() {
+            writer.write(&divisor.to_le_bytes())?;
+        }
+        Ok(Self { writer })
+    }
+}
+
+impl Sink for GgufSink {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        Ok(self.writer.write(bytes)?)
+    }
+
+    fn finish(self: Box<Self>, out: &Path) -> Result<(), StoreError> {
+        let file = self.writer.finish()?.into_inner().map_err(|e| StoreError::io(out)(e.into_error()))?;
+        file.as_file().sync_all().map_err(StoreError::io(out))?;
+        file.persist_noclobber(out).map_err(|e| StoreError::io(out)(e.error))?;
+        sync_directory(parent(out))
+    }
+}
+
+/// Name and type under which a canonical tensor is stored.
+fn stored(info: &TensorInfo) -> Result<TensorInfo, StoreError> {
+    let name = names::to_gguf(&info.name)
+        .ok_or_else(|| StoreError::Sequence { tensor: info.name.clone(), reason: "GGUF has no name for it".into() })?;
+    let dtype = if is_widened(info) { DType::F32 } else { info.dtype };
+    Ok(TensorInfo { name, dtype, shape: info.shape.clone() })
+}
+
+fn metadata(out: &Path, like: &Model, tensors: &[TensorInfo]) -> Result<Metadata, StoreError> {
+    let mut metadata = Metadata::default();
+    metadata.set("general.architecture", Value::String(like.config.architecture.gguf().into()));
+    like.origin.to_gguf(&mut metadata);
+    metadata.set("general.file_type", Value::U32(file_type(tensors)));
+    if tensors.iter().any(|t| t.dtype.is_quantized()) {
+        metadata.set("general.quantization_version", Value::U32(2));
+    }
+    if let Some(tokenizer) = &like.tokenizer {
+        let path = out.display().to_string();
+        tokenizer.to_gguf(like.config.vocab, &mut metadata).map_err(|source| StoreError::Tokenizer { path, source })?;
+    }
+    if let Some(template) = &like.template {
+        metadata.set("tokenizer.chat_template", Value::String(template.source().into()));
+    }
+    // After the tokenizer: the model's own end tokens win over those that the tokenizer names.
+    like.config.to_gguf(&mut metadata);
+    if let Some(dtype) = vector_dtype(tensors) {
+        metadata.set(VECTOR_DTYPE, Value::String(dtype.name()));
+    }
+    Ok(metadata)
+}
+
+/// The type that all 1-D tensors share before they are widened.
+fn vector_dtype(tensors: &[TensorInfo]) -> Option<DType> {
+    let mut vectors = tensors.iter().filter(|t| t.shape.len() == 1);
+    let first = vectors.next().filter(|t| is_widened(t))?.dtype;
+    vectors.all(|t| t.dtype == first).then_some(first)
+}
+
+/// `general.file_type`: llama.cpp's number for the type that most matrices have (`llama_ftype` in llama.h).
+fn file_type(tensors: &[TensorInfo]) -> u32 {
+    let mut counts = BTreeMap::new();
+    tensors.iter().filter(|t| t.shape.len() > 1).for_each(|t| *counts.entry(t.dtype).or_insert(0usize) += 1);
+    match counts.into_iter().max_by_key(|&(_, count)| count).map(|(dtype, _)| dtype) {
+        Some(DType::F16) => 1,
+        Some(DType::Q4_0) => 2,
+        Some(DType::Q4_1) => 3,
+        Some(DType::Q8_0) => 7,
+        Some(DType::Q5_0) => 8,
+        Some(DType::Q5_1) => 9,
+        Some(DType::Q4_K) => 15,
+        Some(DType::Q5_K) => 17,
+        Some(DType::Q6_K) => 18,
+        Some(DType::BF16) => 32,
+        _ => 0,
+    }
+}
