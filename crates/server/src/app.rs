@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use coffer_engine::{Request, Scheduler};
 use coffer_seal::ehbp::ServerKey;
 use std::{
-    sync::{Arc, RwLock},
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -26,13 +26,13 @@ pub(crate) struct App {
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
     pub(crate) started: u64,
-    scheduler: RwLock<Option<Scheduler>>,
+    pub(crate) scheduler: Scheduler,
 }
 
 impl App {
     pub(crate) async fn new(config: Config) -> Result<Arc<Self>, KeyError> {
         let gate = Gate::new(&config.access).await?;
-        let scheduler = Scheduler::start(Arc::clone(&config.model.engine), config.slots.max(1), config.queue);
+        let scheduler = Scheduler::start(Arc::clone(&config.model.engine), config.slots, config.queue);
         let fingerprint = config.model.variant.map(|digest| format!("fp_{}", hex::encode(&digest.0[..8])));
         Ok(Arc::new(Self {
             longest_token: longest_token(&config.model.tokenizer),
@@ -43,34 +43,17 @@ impl App {
             limits: config.limits,
             started: unix_time(),
             model: config.model,
-            scheduler: RwLock::new(Some(scheduler)),
+            scheduler,
         }))
     }
 
     /// Hands a request to the engine.
     pub(crate) fn submit(&self, request: Request) -> Result<(), ApiError> {
-        let scheduler = self.scheduler.read().unwrap_or_else(|e| e.into_inner());
-        let Some(scheduler) = scheduler.as_ref() else {
-            return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the server is shutting down"));
-        };
-        scheduler.submit(request).map_err(|_| {
-            let (_, waiting) = scheduler.load();
-            let message = format!("the queue is full ({waiting} requests are waiting): try again later");
+        self.scheduler.submit(request).map_err(|_| {
+            let (running, waiting) = self.scheduler.load();
+            let message = format!("all places are taken ({running} requests run, {waiting} wait): try again later");
             ApiError::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", message)
         })
-    }
-
-    /// Sequences running and waiting.
-    pub(crate) fn load(&self) -> (usize, usize) {
-        self.scheduler.read().unwrap_or_else(|e| e.into_inner()).as_ref().map_or((0, 0), Scheduler::load)
-    }
-
-    /// Ends the engine's thread; blocks until it did.
-    pub(crate) fn stop(&self) {
-        let scheduler = self.scheduler.write().unwrap_or_else(|e| e.into_inner()).take();
-        if let Some(scheduler) = scheduler {
-            scheduler.shutdown();
-        }
     }
 }
 

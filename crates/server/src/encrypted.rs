@@ -62,7 +62,7 @@ pub(crate) fn seal(response: Response, sealer: ResponseSealer, nonce: &str) -> R
 
 /// The answer to a body that could not be decrypted. It says no more than the protocol allows.
 pub(crate) fn refuse(error: &EhbpError) -> Response {
-    tracing::warn!(%error, "encrypted request refused");
+    tracing::warn!(%error, "a body could not be decrypted");
     if *error == EhbpError::WrongKey {
         let kind = [(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_TYPE))];
         return (StatusCode::UNPROCESSABLE_ENTITY, kind, WRONG_KEY_PROBLEM).into_response();

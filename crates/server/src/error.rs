@@ -41,10 +41,6 @@ impl ApiError {
         Self { param: Some(param.into()), ..self }
     }
 
-    pub(crate) fn status(&self) -> StatusCode {
-        self.status
-    }
-
     pub(crate) fn json(&self) -> Value {
         json!({"error": {"message": self.message, "type": self.kind(), "param": self.param, "code": self.code}})
     }

@@ -5,7 +5,6 @@ use crate::{
     app::App,
     body::{self, BodyError},
     encrypted,
-    error::ApiError,
 };
 use axum::{
     body::Body,
@@ -20,6 +19,9 @@ pub(crate) async fn intake(State(app): State<Arc<App>>, request: Request, next: 
     let start = Instant::now();
     let path = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
     let response = admit(&app, request, next).await;
+    if !response.status().is_success() {
+        tracing::warn!(path, status = response.status().as_u16(), "request refused");
+    }
     app.metrics.request(&path, response.status(), start.elapsed());
     response
 }
@@ -33,7 +35,7 @@ async fn admit(app: &App, request: Request, next: Next) -> Response {
     };
     let received = match body::receive(body, &parts.headers, opener, verdict.is_ok(), &app.limits).await {
         Ok(received) => received,
-        Err(BodyError::Plain(e)) => return refuse(&e),
+        Err(BodyError::Plain(e)) => return e.into_response(),
         Err(BodyError::Encrypted(e)) => return encrypted::refuse(&e),
     };
     if verdict.is_ok() && received.too_large {
@@ -41,15 +43,10 @@ async fn admit(app: &App, request: Request, next: Next) -> Response {
     }
     let response = match verdict {
         Ok(()) => next.run(Request::from_parts(parts, Body::from(received.bytes))).await,
-        Err(e) => refuse(&e),
+        Err(e) => e.into_response(),
     };
     match received.sealer {
         Some((sealer, nonce)) => encrypted::seal(response, sealer, &nonce),
         None => response,
     }
-}
-
-fn refuse(error: &ApiError) -> Response {
-    tracing::warn!(status = error.status().as_u16(), "request refused");
-    error.clone().into_response()
 }

@@ -9,6 +9,19 @@ const META: Metadata<'static> = Metadata::new("coffer", Level::INFO, None);
 /// Upper bounds in seconds.
 const BUCKETS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0];
 
+const COUNTERS: [(&str, &str); 4] = [
+    ("coffer_requests_total", "Requests by route and status."),
+    ("coffer_prompt_tokens_total", "Tokens of prompts."),
+    ("coffer_completion_tokens_total", "Tokens made."),
+    ("coffer_abandoned_total", "Generations whose client went away or stopped reading."),
+];
+const HISTOGRAMS: [(&str, &str); 2] = [
+    ("coffer_first_token_seconds", "Seconds from a request's submission to its first token."),
+    ("coffer_request_seconds", "Seconds until the answer's head was ready."),
+];
+const GAUGES: [(&str, &str); 2] =
+    [("coffer_active", "Sequences that are running."), ("coffer_queued", "Requests that wait for a slot.")];
+
 /// One server's metrics; several servers in one process do not share any.
 pub(crate) struct Metrics {
     recorder: PrometheusRecorder,
@@ -32,24 +45,19 @@ impl Metrics {
             Ok(builder) => builder.build_recorder(),
             Err(_) => PrometheusBuilder::new().build_recorder(),
         };
-        let describe = |name: &'static str, text: &'static str| (name, text);
-        for (name, text) in [
-            describe("coffer_prompt_tokens_total", "Tokens of prompts."),
-            describe("coffer_completion_tokens_total", "Tokens made."),
-            describe("coffer_abandoned_total", "Generations whose client went away or stopped reading."),
-            describe("coffer_requests_total", "Requests by route and status."),
-        ] {
+        for (name, text) in COUNTERS {
             recorder.describe_counter(name.into(), None, text.into());
         }
-        let (first, whole) = ("coffer_first_token_seconds", "coffer_request_seconds");
-        recorder.describe_histogram(first.into(), None, "Seconds from a request's submission to its first token.".into());
-        recorder.describe_histogram(whole.into(), None, "Seconds until the answer's head was ready.".into());
-        recorder.describe_gauge("coffer_active".into(), None, "Sequences that are running.".into());
-        recorder.describe_gauge("coffer_queued".into(), None, "Requests that wait for a slot.".into());
+        for (name, text) in HISTOGRAMS {
+            recorder.describe_histogram(name.into(), None, text.into());
+        }
+        for (name, text) in GAUGES {
+            recorder.describe_gauge(name.into(), None, text.into());
+        }
         Self {
             prompt_tokens: recorder.register_counter(&Key::from_static_name("coffer_prompt_tokens_total"), &META),
             completion_tokens: recorder.register_counter(&Key::from_static_name("coffer_completion_tokens_total"), &META),
-            first_token: recorder.register_histogram(&Key::from_static_name(first), &META),
+            first_token: recorder.register_histogram(&Key::from_static_name("coffer_first_token_seconds"), &META),
             abandoned: recorder.register_counter(&Key::from_static_name("coffer_abandoned_total"), &META),
             active: recorder.register_gauge(&Key::from_static_name("coffer_active"), &META),
             queued: recorder.register_gauge(&Key::from_static_name("coffer_queued"), &META),

@@ -125,7 +125,7 @@ fn serve_until(runtime: &Runtime, listener: TcpListener, app: &Arc<App>, stopped
             connections.shutdown().await;
         }
     });
-    app.stop();
+    app.scheduler.shutdown();
     tracing::info!("stopped");
 }
 

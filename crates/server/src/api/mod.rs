@@ -12,7 +12,7 @@ mod tokens;
 use crate::{app::App, encrypted, error::ApiError, error::json_response, intake::intake};
 use axum::{
     Router,
-    extract::State,
+    extract::{DefaultBodyLimit, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     middleware,
     response::{IntoResponse, Response},
@@ -36,6 +36,8 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route(coffer_seal::ehbp::KEYS_PATH, get(keys))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
+        // `intake` has its own limit.
+        .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(Arc::clone(app), intake))
         .with_state(Arc::clone(app))
 }
@@ -62,7 +64,7 @@ async fn health() -> Response {
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    ([(header::CONTENT_TYPE, kind)], app.metrics.render(app.load())).into_response()
+    ([(header::CONTENT_TYPE, kind)], app.metrics.render(app.scheduler.load())).into_response()
 }
 
 async fn keys(State(app): State<Arc<App>>) -> Response {

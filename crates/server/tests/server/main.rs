@@ -1,0 +1,10 @@
+//! A real server on a loopback port with the real demo model, asked by a real HTTP client.
+
+mod access;
+mod chat;
+mod completions;
+mod encrypted;
+mod harness;
+mod limits;
+mod refusals;
+mod shutdown;
