@@ -3,6 +3,7 @@
 mod globals;
 mod machine;
 mod stdlib;
+mod values;
 
 use crate::{
     Severity,

@@ -3,7 +3,10 @@
 //! Source: CPython's `pickletools` and `_pickle.c`, protocols 0 to 5. Where the two unpicklers are stricter (frames,
 //! numbers, text encodings) this one goes on, so it sees at least what they would execute.
 
-use super::globals::{Verdict, judge};
+use super::{
+    globals::{Verdict, judge},
+    values::{Memo, OTHER, Refusal, Stack, Value},
+};
 use crate::{
     escapes::{Escapes, unescape},
     rules::{
@@ -16,8 +19,6 @@ use std::{collections::HashMap, io, rc::Rc};
 
 /// Operations of all pickles of one file.
 pub(super) const MAX_OPERATIONS: u64 = 100_000_000;
-const MAX_STACK: usize = 4 << 20;
-const MAX_MEMO: usize = 4 << 20;
 /// Different objects that one pickle names.
 const MAX_GLOBALS: usize = 20_000;
 const MAX_HITS: usize = 10_000;
@@ -60,8 +61,8 @@ pub(super) struct Walked {
 pub(super) fn walk(cursor: Cursor<'_>, budget: u64) -> io::Result<Walked> {
     let mut machine = Machine {
         cursor,
-        stack: Vec::new(),
-        memo: HashMap::new(),
+        stack: Stack::default(),
+        memo: Memo::default(),
         globals: HashMap::new(),
         hits: Vec::new(),
         calls: false,
@@ -84,19 +85,6 @@ pub(super) fn walk(cursor: Cursor<'_>, budget: u64) -> io::Result<Walked> {
     Ok(Walked { hits: machine.hits, end, position: machine.cursor.position(), operations, calls: machine.calls })
 }
 
-#[derive(Clone)]
-enum Value {
-    Mark,
-    Text(Rc<str>),
-    Global(Rc<str>),
-    /// The result of a call.
-    Made,
-    /// So many opaque values in a row: a tensor of equal bytes can look like millions of constants.
-    Other(u64),
-}
-
-const OTHER: Value = Value::Other(1);
-
 enum Halt {
     Broken(String),
     Limit(&'static str),
@@ -113,10 +101,19 @@ impl From<ReadStop> for Halt {
     }
 }
 
+impl From<Refusal> for Halt {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Broken(reason) => Halt::Broken(reason),
+            Refusal::Limit(what) => Halt::Limit(what),
+        }
+    }
+}
+
 struct Machine<'a> {
     cursor: Cursor<'a>,
-    stack: Vec<Value>,
-    memo: HashMap<u64, Value>,
+    stack: Stack,
+    memo: Memo,
     /// Objects named so far: each is judged once, however often it is named.
     globals: HashMap<(String, String), Rc<str>>,
     hits: Vec<Hit>,
@@ -131,23 +128,23 @@ impl Machine<'_> {
         self.at = self.cursor.position();
         let op = self.cursor.u8()?;
         match op {
-            b'.' => return self.pop().map(|_| true),
-            b'(' => self.push(Value::Mark)?,
-            b'0' => drop(self.pop_any()?),
-            b'1' => drop(self.pop_to_mark()?),
-            b'2' => self.copy_of_top().and_then(|v| self.push(v))?,
+            b'.' => return Ok(self.stack.pop().map(|_| true)?),
+            b'(' => self.stack.push(Value::Mark)?,
+            b'0' => drop(self.stack.pop_any()?),
+            b'1' => drop(self.stack.pop_to_mark()?),
+            b'2' => self.stack.push(self.stack.copy_of_top()?)?,
             0x80 => match self.cursor.u8()? {
                 0..=5 => {}
                 version => return Err(Halt::Broken(format!("protocol {version} does not exist"))),
             },
-            0x95 => self.cursor.skip(8)?,                                               // FRAME
-            b'N' | 0x88 | 0x89 | b')' | b']' | b'}' | 0x8f | 0x97 => self.push(OTHER)?, // constants, empty containers
+            0x95 => self.cursor.skip(8)?,                                                     // FRAME
+            b'N' | 0x88 | 0x89 | b')' | b']' | b'}' | 0x8f | 0x97 => self.stack.push(OTHER)?, // constants, empty containers
             b'I' | b'L' | b'F' | b'P' => self.line_value()?,
             b'S' | b'V' => self.quoted_text(op)?,
             b'K' | b'M' | b'J' | b'G' => self.sized_value(op)?,
             0x8a | 0x8b | b'U' | b'T' | b'X' | 0x8c | 0x8d | b'B' | b'C' | 0x8e | 0x96 => self.counted_value(op)?,
             b't' | b'l' | b'd' | 0x91 => self.collect()?,
-            0x85..=0x87 => self.replace(usize::from(op - 0x84), OTHER)?,
+            0x85..=0x87 => self.stack.replace(usize::from(op - 0x84), OTHER)?,
             b'a' => self.extend(1)?,
             b's' => self.extend(2)?,
             b'e' | b'u' | 0x90 => self.extend_to_mark()?,
@@ -156,8 +153,8 @@ impl Machine<'_> {
             0x82..=0x84 => self.extension(op)?,
             b'R' | b'o' | 0x81 | 0x92 => self.call(op)?,
             b'b' => self.build()?,
-            b'Q' => self.replace(1, OTHER)?, // BINPERSID
-            0x98 => drop(self.top()?),       // READONLY_BUFFER
+            b'Q' => self.stack.replace(1, OTHER)?, // BINPERSID
+            0x98 => drop(self.stack.top()?),       // READONLY_BUFFER
             _ => return Err(Halt::Broken(format!("there is no operation 0x{op:02x}"))),
         }
         Ok(false)
@@ -166,7 +163,7 @@ impl Machine<'_> {
     /// INT, LONG, FLOAT, PERSID.
     fn line_value(&mut self) -> Result<(), Halt> {
         self.cursor.line(MAX_LINE)?;
-        self.push(OTHER)
+        Ok(self.stack.push(OTHER)?)
     }
 
     /// STRING in quotes with backslash escapes, UNICODE with `\u` escapes only.
@@ -184,7 +181,7 @@ impl Machine<'_> {
             };
             text(&unescape(inner, Escapes::Bytes))
         };
-        self.push(value)
+        Ok(self.stack.push(value)?)
     }
 
     /// BININT1, BININT2, BININT, BINFLOAT.
@@ -195,7 +192,7 @@ impl Machine<'_> {
             b'J' => 4,
             _ => 8,
         })?;
-        self.push(OTHER)
+        Ok(self.stack.push(OTHER)?)
     }
 
     /// Numbers, strings and bytes behind their length.
@@ -210,35 +207,35 @@ impl Machine<'_> {
             Some(bytes) if matches!(op, b'U' | b'T' | b'X' | 0x8c | 0x8d) => text(&bytes),
             _ => OTHER,
         };
-        self.push(value)
+        Ok(self.stack.push(value)?)
     }
 
     /// TUPLE, LIST, DICT, FROZENSET.
     fn collect(&mut self) -> Result<(), Halt> {
-        self.pop_to_mark()?;
-        self.push(OTHER)
+        self.stack.pop_to_mark()?;
+        Ok(self.stack.push(OTHER)?)
     }
 
     fn extend(&mut self, values: usize) -> Result<(), Halt> {
         for _ in 0..values {
-            self.pop()?;
+            self.stack.pop()?;
         }
         self.changes_top("puts items into")
     }
 
     fn extend_to_mark(&mut self) -> Result<(), Halt> {
-        self.pop_to_mark()?;
+        self.stack.pop_to_mark()?;
         self.changes_top("puts items into")
     }
 
     fn build(&mut self) -> Result<(), Halt> {
-        self.pop()?;
+        self.stack.pop()?;
         self.changes_top("sets attributes of")
     }
 
     /// The object on top is changed; if that is a module, class or function, so is the program that loads the pickle.
     fn changes_top(&mut self, how: &str) -> Result<(), Halt> {
-        if let Value::Global(name) = self.top()? {
+        if let Value::Global(name) = self.stack.top()? {
             let message = format!("{how} {name} itself, which changes the program that loads the file");
             self.hit(&PICKLE_PATCHED_GLOBAL, message);
         }
@@ -259,27 +256,23 @@ impl Machine<'_> {
             _ => self.memo.len() as u64,
         };
         if matches!(op, b'g' | b'h' | b'j') {
-            let value = self.memo.get(&key).cloned();
-            return self.push(value.ok_or_else(|| Halt::Broken(format!("memo entry {key} was never stored")))?);
+            self.stack.push(self.memo.get(key)?)?;
+        } else {
+            self.memo.insert(key, self.stack.copy_of_top()?)?;
         }
-        if self.memo.len() >= MAX_MEMO {
-            return Err(Halt::Limit("more memo entries than the scanner keeps"));
-        }
-        let value = self.copy_of_top()?;
-        self.memo.insert(key, value);
         Ok(())
     }
 
     /// GLOBAL and INST (names as lines), STACK_GLOBAL (names on the stack).
     fn name(&mut self, op: u8) -> Result<(), Halt> {
         let (module, name) = if op == 0x93 {
-            let (name, module) = (self.pop()?, self.pop()?);
+            let (name, module) = (self.stack.pop()?, self.stack.pop()?);
             match (module, name) {
                 (Value::Text(module), Value::Text(name)) => (module.to_string(), name.to_string()),
                 _ => {
                     let message = "names an object by strings that are computed while loading".to_owned();
                     self.hit(&PICKLE_UNRESOLVED_GLOBAL, message);
-                    return self.push(Value::Global("(computed)".into()));
+                    return Ok(self.stack.push(Value::Global("(computed)".into()))?);
                 }
             }
         } else {
@@ -291,11 +284,11 @@ impl Machine<'_> {
         };
         let value = Value::Global(self.judge(module, name)?);
         if op == b'i' {
-            self.pop_to_mark()?;
+            self.stack.pop_to_mark()?;
             self.calls = true;
-            return self.push(Value::Made);
+            return Ok(self.stack.push(Value::Made)?);
         }
-        self.push(value)
+        Ok(self.stack.push(value)?)
     }
 
     /// Judges an object and returns its path.
@@ -329,18 +322,18 @@ impl Machine<'_> {
         let message =
             "names an object by a number of copyreg's extension registry, which only the loading program knows".to_owned();
         self.hit(&PICKLE_UNRESOLVED_GLOBAL, message);
-        self.push(Value::Global("(extension)".into()))
+        Ok(self.stack.push(Value::Global("(extension)".into()))?)
     }
 
     /// REDUCE, OBJ, NEWOBJ, NEWOBJ_EX.
     fn call(&mut self, op: u8) -> Result<(), Halt> {
         let callee = if op == b'o' {
-            self.pop_to_mark()?.into_iter().next()
+            self.stack.pop_to_mark()?.into_iter().next()
         } else {
             for _ in 0..if op == 0x92 { 2 } else { 1 } {
-                self.pop()?;
+                self.stack.pop()?;
             }
-            Some(self.pop()?)
+            Some(self.stack.pop()?)
         };
         self.calls = true;
         match callee {
@@ -351,7 +344,7 @@ impl Machine<'_> {
             }
             _ => return Err(Halt::Broken("it calls something that cannot be called".to_owned())),
         }
-        self.push(Value::Made)
+        Ok(self.stack.push(Value::Made)?)
     }
 
     fn hit(&mut self, rule: &'static Rule, message: String) {
@@ -359,63 +352,6 @@ impl Machine<'_> {
             self.hits.push(Hit { rule, offset: self.at, message });
         }
     }
-
-    fn push(&mut self, value: Value) -> Result<(), Halt> {
-        let full = self.stack.len() >= MAX_STACK;
-        match (self.stack.last_mut(), &value) {
-            (Some(Value::Other(run)), Value::Other(_)) => *run += 1,
-            _ if full => return Err(Halt::Limit("a deeper stack than the scanner keeps")),
-            _ => self.stack.push(value),
-        }
-        Ok(())
-    }
-
-    fn pop_any(&mut self) -> Result<Value, Halt> {
-        if let Some(Value::Other(run @ 2..)) = self.stack.last_mut() {
-            *run -= 1;
-            return Ok(OTHER);
-        }
-        self.stack.pop().ok_or_else(underflow)
-    }
-
-    fn pop(&mut self) -> Result<Value, Halt> {
-        match self.pop_any()? {
-            Value::Mark => Err(underflow()),
-            value => Ok(value),
-        }
-    }
-
-    fn top(&self) -> Result<&Value, Halt> {
-        match self.stack.last() {
-            None | Some(Value::Mark) => Err(underflow()),
-            Some(value) => Ok(value),
-        }
-    }
-
-    fn copy_of_top(&self) -> Result<Value, Halt> {
-        Ok(match self.top()? {
-            Value::Other(_) => OTHER,
-            value => value.clone(),
-        })
-    }
-
-    fn pop_to_mark(&mut self) -> Result<Vec<Value>, Halt> {
-        let mark = self.stack.iter().rposition(|v| matches!(v, Value::Mark));
-        let items = self.stack.split_off(mark.ok_or_else(underflow)? + 1);
-        self.stack.pop();
-        Ok(items)
-    }
-
-    fn replace(&mut self, values: usize, by: Value) -> Result<(), Halt> {
-        for _ in 0..values {
-            self.pop()?;
-        }
-        self.push(by)
-    }
-}
-
-fn underflow() -> Halt {
-    Halt::Broken("it takes more from the stack than was put there".to_owned())
 }
 
 fn text(bytes: &[u8]) -> Value {
