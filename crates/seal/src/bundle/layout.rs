@@ -90,7 +90,7 @@ pub(super) fn random<const N: usize>() -> Result<[u8; N], BundleError> {
 }
 
 /// The length to which `len` bytes are padded: at least 1024, else Padmé (Nikitin et al., PETS 2019), which adds at most
-/// 12 % and leaves O(log log) bits of the length visible.
+/// 6.3 % and leaves O(log log) bits of the length visible.
 pub(super) fn padded(len: u64) -> Option<u64> {
     let len = len.max(1024);
     let exponent = len.ilog2();
