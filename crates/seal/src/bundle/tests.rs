@@ -4,11 +4,11 @@ use proptest::prelude::*;
 use std::{fs, io::Write, path::Path, process::Command};
 use zeroize::Zeroizing;
 
-fn recipient(identity: &Identity) -> Recipient {
+pub(super) fn recipient(identity: &Identity) -> Recipient {
     Recipient::parse(&identity.recipient().unwrap()).unwrap()
 }
 
-fn quiet(_: u64, _: u64) {}
+pub(super) fn quiet(_: u64, _: u64) {}
 
 /// Seals `files` to a new identity.
 fn sealed(folder: &Path, files: &[(&str, &[u8])]) -> (std::path::PathBuf, Identity) {
@@ -286,50 +286,5 @@ proptest! {
                 prop_assert_eq!(&out[..], &expected[at..at + out.len()]);
             }
         }
-    }
-}
-
-/// Speed in memory and on disk, for `cargo test --release -p coffer-seal -- --ignored --nocapture speed`.
-#[test]
-#[ignore = "measures, does not check"]
-fn speed() {
-    let megabytes: usize = std::env::var("COFFER_MB").ok().and_then(|n| n.parse().ok()).unwrap_or(2000);
-    let place = std::env::var_os("COFFER_DIR").map_or_else(std::env::temp_dir, Into::into);
-    let folder = tempfile::tempdir_in(place).unwrap();
-    let (source, bundle, identity) = (folder.path().join("s"), folder.path().join("b"), Identity::generate());
-    let block: Vec<u8> = (0..1_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-    let mut file = fs::File::create(&source).unwrap();
-    (0..megabytes).for_each(|_| file.write_all(&block).unwrap());
-    file.sync_all().unwrap();
-    let timed = |what: &str, job: &mut dyn FnMut()| {
-        let start = std::time::Instant::now();
-        job();
-        let seconds = start.elapsed().as_secs_f64();
-        println!("{what}: {seconds:.2} s, {:.2} GB/s", megabytes as f64 / 1000.0 / seconds);
-    };
-    let run = |program: &str, arguments: &[&str]| {
-        assert!(Command::new(program).args(arguments).current_dir(folder.path()).status().unwrap().success())
-    };
-    identity.write(&folder.path().join("key")).unwrap();
-    let to = identity.recipient().unwrap();
-    for round in 0..2 {
-        println!("round {round}");
-        timed("cp", &mut || run("cp", &["s", "copy"]));
-        timed("sync", &mut || run("sync", &["copy"]));
-        timed("age -r", &mut || run("age", &["-r", &to, "-o", "s.age", "s"]));
-        timed("age -d", &mut || run("age", &["-d", "-i", "key", "-o", "copy", "s.age"]));
-        timed("seal", &mut || seal_path(&source, &bundle, &[recipient(&identity)], &mut quiet).unwrap());
-        let opened = Bundle::open(&bundle, std::slice::from_ref(&identity)).unwrap();
-        timed("open", &mut || opened.extract(&folder.path().join("out"), &mut quiet).unwrap());
-        let whole = opened.file("s").unwrap();
-        let mut chunk = vec![0; 8 << 20];
-        timed("read 8 MiB at a time", &mut || {
-            (0..whole.len() / chunk.len() as u64).for_each(|i| whole.read_exact_at(i * chunk.len() as u64, &mut chunk).unwrap());
-        });
-        timed("verify", &mut || opened.verify(&mut quiet).unwrap());
-        fs::remove_dir_all(&bundle).unwrap();
-        fs::remove_dir_all(folder.path().join("out")).unwrap();
-        fs::remove_file(folder.path().join("copy")).unwrap();
-        fs::remove_file(folder.path().join("s.age")).unwrap();
     }
 }
