@@ -19,7 +19,7 @@ pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
 
 #[cfg(test)]
 mod attacks;
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod speed;
 #[cfg(test)]
 mod tests;

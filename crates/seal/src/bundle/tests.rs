@@ -244,7 +244,29 @@ fn the_age_command_opens_key_files() {
     assert_eq!(output.stdout, [42; 32], "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A 30 MB read out of order equals a read in order; small reads in sequence decrypt each segment once.
+#[test]
+fn a_reader_written_from_the_specification_agrees() {
+    let python = |arguments: &[&str]| Command::new("python3").args(arguments).output();
+    if !python(&["-c", "import cryptography"]).is_ok_and(|output| output.status.success()) {
+        return println!("skipped: no `python3` with `cryptography`");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (path, identity) = (folder.path().join("b"), Identity::generate());
+    let key = ContentKey::new(Zeroizing::new([42; 32]));
+    let mut writer = BundleWriter::create_with(&path, &[recipient(&identity)], key, [9; 16], 4096).unwrap();
+    writer.add("dir/weights", &mut &[7; 30_000][..]).unwrap();
+    writer.add("späße", &mut &b"{}"[..]).unwrap();
+    writer.finish().unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/read_bundle.py");
+    let output = python(&[script, path.to_str().unwrap(), &"2a".repeat(32)]).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let bundle = Bundle::open(&path, &[identity]).unwrap();
+    let ours =
+        bundle.files().into_iter().map(|(name, size)| format!("{size} {} {name}\n", hex::encode(bundle.sha256(&name).unwrap())));
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), ours.collect::<String>());
+}
+
+/// Row by row: small reads in sequence decrypt each segment once.
 #[test]
 fn segments_are_decrypted_once_for_small_reads() {
     let folder = tempfile::tempdir().unwrap();
