@@ -275,3 +275,120 @@ pub enum AdapterError {
         reason: String,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{MemorySource, f32_tensor, floats, noise};
+
+    const NAME: &str = "base_model.model.model.layers.0.mlp.up_proj.lora_";
+    const WEIGHT: &str = "model.layers.0.mlp.up_proj.weight";
+
+    fn parts(config: &str, tensors: Vec<(TensorInfo, Vec<u8>)>) -> Result<Adapter, AdapterError> {
+        Adapter::from_parts("x", config.as_bytes(), &MemorySource::new(tensors))
+    }
+
+    /// Rank 2 over 4 inputs and 3 outputs.
+    fn pair() -> Vec<(TensorInfo, Vec<u8>)> {
+        let a = f32_tensor(&format!("{NAME}A.weight"), &[2, 4], &noise(8, 1));
+        let b = f32_tensor(&format!("{NAME}B.weight"), &[3, 2], &noise(6, 2));
+        vec![a, b]
+    }
+
+    fn base() -> Arc<dyn TensorSource> {
+        let norm = f32_tensor("model.norm.weight", &[4], &[1.0; 4]);
+        Arc::new(MemorySource::new(vec![f32_tensor(WEIGHT, &[3, 4], &noise(12, 3)), norm]))
+    }
+
+    const PLAIN: &str = r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 4}"#;
+
+    #[test]
+    fn rows_are_the_sum_of_base_and_scaled_product() {
+        for (config, scaling) in [
+            (PLAIN, 2.0),
+            (
+                r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "use_rslora": true, "bias": "none", "use_dora": false}"#,
+                8f64.sqrt(),
+            ),
+        ] {
+            let adapted = Adapted::new(base(), parts(config, pair()).unwrap()).unwrap();
+            let (w, a, b) = (noise(12, 3), noise(8, 1), noise(6, 2));
+            let mut out = vec![0; 2 * 16];
+            adapted.read_rows(TensorId(0), 1..3, &mut out).unwrap();
+            for (i, got) in floats(&out).into_iter().enumerate() {
+                let (row, col) = (1 + i / 4, i % 4);
+                let product: f64 = (0..2).map(|k| f64::from(b[row * 2 + k]) * f64::from(a[k * 4 + col])).sum();
+                let expected = f64::from(w[row * 4 + col]) + scaling * product;
+                assert!((f64::from(got) - expected).abs() < 1e-6, "{got} {expected}");
+            }
+            let mut norm = vec![0; 16];
+            adapted.read_rows(TensorId(1), 0..1, &mut norm).unwrap();
+            assert_eq!(floats(&norm), [1.0; 4]);
+        }
+    }
+
+    #[test]
+    fn the_names_of_older_adapters_are_read() {
+        let rename = |(info, bytes): (TensorInfo, Vec<u8>)| {
+            (TensorInfo { name: info.name.replace(".weight", ".default.weight"), ..info }, bytes)
+        };
+        let adapter = parts(PLAIN, pair().into_iter().map(rename).collect()).unwrap();
+        assert!(adapter.changes.contains_key(WEIGHT));
+    }
+
+    #[test]
+    fn configurations_that_mean_more_are_refused_by_field() {
+        for (config, why) in [
+            ("{", "JSON"),
+            ("[]", "JSON"),
+            (r#"{"r": 2}"#, "peft_type: it is missing"),
+            (r#"{"peft_type": "LOHA"}"#, "it is LOHA"),
+            (r#"{"peft_type": "LORA", "lora_alpha": 4}"#, "r: it must"),
+            (r#"{"peft_type": "LORA", "r": 0, "lora_alpha": 4}"#, "r: it must"),
+            (r#"{"peft_type": "LORA", "r": -1, "lora_alpha": 4}"#, "r: it must"),
+            (r#"{"peft_type": "LORA", "r": 2}"#, "lora_alpha"),
+            (r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "use_dora": true}"#, "DoRA"),
+            (r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "fan_in_fan_out": true}"#, "transposed"),
+            (r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "modules_to_save": ["lm_head"]}"#, "modules_to_save"),
+            (r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "rank_pattern": {"q": 1}}"#, "rank_pattern"),
+            (r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "bias": "all"}"#, "bias"),
+        ] {
+            let error = parts(config, pair()).unwrap_err().to_string();
+            assert!(error.contains(why), "{config}: {error}");
+        }
+    }
+
+    #[test]
+    fn tensors_that_do_not_fit_are_refused_by_name() {
+        let (a, b) = (|| pair().remove(0), || pair().remove(1));
+        let named = |name: &str| f32_tensor(name, &[2, 4], &noise(8, 1));
+        let vector = (TensorInfo { shape: vec![8], ..a().0 }, a().1);
+        let narrow = (TensorInfo { shape: vec![4, 2], ..a().0 }, a().1);
+        let nan = f32_tensor(&a().0.name, &[2, 4], &[f32::NAN; 8]);
+        for (tensors, why) in [
+            (vec![], "no LoRA tensors"),
+            (vec![a()], "there is no"),
+            (vec![b()], "no lora_A"),
+            (vec![vector, b()], "no matrices"),
+            (vec![narrow, b()], "the rank 2"),
+            (vec![nan, b()], "NaN"),
+            (vec![named("model.layers.0.mlp.up_proj.lora_A.weight")], "does not begin"),
+            (vec![named("base_model.model.model.embed_tokens.lora_embedding_A")], "only lora_A.weight"),
+        ] {
+            let error = parts(PLAIN, tensors).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_base_of_another_shape_is_refused() {
+        for (tensor, why) in [
+            (f32_tensor("other", &[3, 4], &noise(12, 3)), "no such tensor"),
+            (f32_tensor(WEIGHT, &[4, 3], &noise(12, 3)), "[3, 4]"),
+        ] {
+            let base = Arc::new(MemorySource::new(vec![tensor]));
+            let error = Adapted::new(base, parts(PLAIN, pair()).unwrap()).err().unwrap().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+}

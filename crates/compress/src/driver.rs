@@ -150,3 +150,78 @@ fn pieces(tasks: &[Task]) -> impl Iterator<Item = (&Task, Range<u64>)> {
         (0..rows.div_ceil(unit)).map(move |i| (task, i * unit..((i + 1) * unit).min(rows)))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        method::{Entry, Kind, Needs},
+        prune::magnitude::ENTRY,
+    };
+    use coffer_checkpoint::DType;
+
+    /// Writes the row numbers of every task; fails at `bad`.
+    struct Rows {
+        bad: Option<u64>,
+    }
+
+    impl Method for Rows {
+        fn entry(&self) -> &'static Entry {
+            &ENTRY
+        }
+        fn plan(&self) -> Result<Vec<Task>, CompressError> {
+            let output = |name: &str, rows| TensorInfo { name: name.into(), dtype: DType::F32, shape: vec![rows, 2] };
+            let task = |name, rows, unit_rows| Task { output: output(name, rows), unit_rows, unit_bytes: unit_rows * 16 };
+            Ok(vec![task("a", 7, 2), task("b", 0, 4), task("c", 9, 4), task("d", 3, 100)])
+        }
+        fn run(&self, task: &Task, rows: Range<u64>) -> Result<Vec<u8>, CompressError> {
+            if self.bad.is_some_and(|b| rows.contains(&b)) {
+                return Err(CompressError::Missing(format!("{} {rows:?}", task.output.name)));
+            }
+            Ok(rows.flat_map(|r| [task.output.name.as_bytes()[0], r as u8]).collect())
+        }
+    }
+
+    fn collect(method: &Rows, threads: usize) -> Result<Vec<u8>, CompressError> {
+        let mut out = Vec::new();
+        run(method, &method.plan()?, threads, &mut |bytes| {
+            out.extend_from_slice(bytes);
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    #[test]
+    fn any_number_of_threads_writes_the_same_bytes_in_order() {
+        let expected: Vec<u8> =
+            [(b'a', 7), (b'c', 9), (b'd', 3)].into_iter().flat_map(|(n, rows)| (0..rows).flat_map(move |r| [n, r])).collect();
+        for threads in [0, 1, 2, 3, 4, 16] {
+            assert_eq!(collect(&Rows { bad: None }, threads).unwrap(), expected, "{threads} threads");
+        }
+    }
+
+    #[test]
+    fn the_first_error_in_order_is_reported_and_workers_stop() {
+        for threads in [1, 2, 4] {
+            let error = collect(&Rows { bad: Some(6) }, threads).unwrap_err();
+            assert_eq!(error.to_string(), "the model has no tensor a 6..7");
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_sink_ends_the_work() {
+        let method = Rows { bad: None };
+        let mut full = |_: &[u8]| Err(CompressError::Missing("room".into()));
+        assert!(run(&method, &method.plan().unwrap(), 2, &mut full).is_err());
+    }
+
+    #[test]
+    fn the_plan_counts_bytes_steps_and_types() {
+        let plan = plan(&Rows { bad: None }, 1000, 3).unwrap();
+        assert_eq!((plan.summary.weights, plan.summary.bytes_out, plan.summary.bytes_in), (38, 152, 1000));
+        assert_eq!((plan.steps, plan.peak_memory, plan.summary.bits_per_weight), (8, 4800, 32.0));
+        assert_eq!(plan.summary.types, BTreeMap::from([("F32".to_owned(), 4)]));
+        assert_eq!(ENTRY.kind, Kind::Prune);
+        assert_eq!(ENTRY.needs, Needs::Nothing);
+    }
+}

@@ -12,6 +12,8 @@ pub mod method;
 pub mod prune;
 pub mod quantize;
 mod rows;
+#[cfg(test)]
+mod testing;
 
 pub use driver::{Plan, Progress, Summary};
 pub use error::CompressError;

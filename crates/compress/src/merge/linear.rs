@@ -115,3 +115,69 @@ fn position(tensor: &str, layers: usize) -> f64 {
         (Some(block), _) => block as f64 / (layers - 1) as f64,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{MemorySource, f32_tensor, floats};
+    use coffer_checkpoint::TensorSource;
+    use std::sync::Arc;
+
+    const LAYER: &str = "model.layers.1.mlp.up_proj.weight";
+
+    fn merged(recipe: &str) -> Result<Vec<Vec<f32>>, CompressError> {
+        let file = Path::new("r.yml");
+        let recipe = Recipe::parse(file, recipe).unwrap();
+        let source = |i: usize| {
+            let v = 1.0 + i as f32;
+            let tensors = vec![f32_tensor(LAYER, &[1, 2], &[v, 10.0 * v]), f32_tensor("model.norm.weight", &[2], &[v, v])];
+            let weights: Arc<dyn TensorSource> = Arc::new(MemorySource::new(tensors));
+            Source { stored: weights.clone(), weights }
+        };
+        let linear = Linear::new(file, &recipe, (0..recipe.models.len()).map(source).collect(), 3)?;
+        let tasks = linear.plan()?;
+        tasks.iter().map(|t| Ok(floats(&linear.run(t, 0..t.output.rows())?))).collect()
+    }
+
+    fn recipe(one: &str, two: &str, global: &str) -> String {
+        format!(
+            "merge_method: linear\nmodels: [{{model: a, parameters: {one}}}, {{model: b, parameters: {two}}}]\nparameters: {global}"
+        )
+    }
+
+    #[test]
+    fn weights_are_normalized_unless_told_otherwise() {
+        assert_eq!(merged(&recipe("{weight: 1}", "{weight: 3}", "{}")).unwrap(), [vec![1.75, 17.5], vec![1.75, 1.75]]);
+        let sums = merged(&recipe("{weight: 1}", "{weight: 3}", "{normalize: false}")).unwrap();
+        assert_eq!(sums, [vec![7.0, 70.0], vec![7.0, 7.0]]);
+    }
+
+    #[test]
+    fn own_weights_precede_global_ones_and_filters_fall_through() {
+        let own = "{weight: [{filter: mlp, value: 3}]}";
+        let out = merged(&recipe(own, "{}", "{weight: 1, normalize: false}")).unwrap();
+        assert_eq!(out, [vec![5.0, 50.0], vec![3.0, 3.0]]);
+    }
+
+    #[test]
+    fn gradients_spread_over_the_layers_and_begin_outside_them() {
+        let out = merged(&recipe("{weight: [0, 4]}", "{weight: 1}", "{normalize: false}")).unwrap();
+        assert_eq!(out, [vec![4.0, 40.0], vec![2.0, 2.0]]);
+        assert_eq!((position(LAYER, 1), position(LAYER, 2), position("lm_head.weight", 2)), (1.0, 1.0, 0.0));
+    }
+
+    #[test]
+    fn weights_that_cannot_be_resolved_are_refused() {
+        for (recipe, why) in [
+            (recipe("{weight: 1}", "{}", "{}"), "models[1].parameters.weight"),
+            (recipe("{weight: [{filter: mlp, value: 1}]}", "{weight: 1}", "{}"), "no value for model.norm.weight"),
+            (recipe("{weight: 1}", "{weight: -1}", "{}"), "cannot be normalized"),
+            (recipe("{weight: 1e300}", "{weight: 1}", "{}"), "models[0].parameters.weight"),
+            (recipe("{weight: 1}", "{weight: 1}", "{normalize: 0.5}"), "true or false"),
+            (recipe("{weight: 1}", "{weight: 1}", "{}") + "\nbase_model: c", "models[2]"),
+        ] {
+            let error = merged(&recipe).unwrap_err().to_string();
+            assert!(error.contains(why), "{recipe}: {error}");
+        }
+    }
+}

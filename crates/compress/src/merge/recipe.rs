@@ -215,3 +215,80 @@ pub(super) fn text_of(value: &Value) -> String {
     let text = value.as_str().map_or_else(|| format!("{value:?}"), str::to_owned);
     text.chars().take(60).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Recipe, RecipeError> {
+        Recipe::parse(Path::new("/recipes/r.yml"), text)
+    }
+
+    const PLAIN: &str = "
+merge_method: linear
+base_model: base
+models:
+  - model: base+one
+    parameters: {weight: 0.5}
+  - model: /models/two
+    parameters: {weight: [0, 1]}
+parameters: {normalize: false}
+dtype: float32
+out_dtype: bfloat16
+tokenizer_source: base
+";
+
+    #[test]
+    fn a_recipe_is_read_with_paths_relative_to_it() {
+        let recipe = parse(PLAIN).unwrap();
+        let paths: Vec<_> = recipe.models.iter().map(|m| (m.path.to_str().unwrap(), m.adapter.as_deref())).collect();
+        let one = Path::new("/recipes/one");
+        assert_eq!(paths, [("/recipes/base", Some(one)), ("/models/two", None), ("/recipes/base", None)]);
+        assert_eq!((recipe.donor, recipe.dtype), (2, Some(DType::BF16)));
+        assert_eq!(recipe.models[1].weight, Some(Setting::Gradient(vec![0.0, 1.0])));
+        assert_eq!(recipe.parameters.normalize, Some(Setting::Scalar(0.0)));
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_by_key() {
+        let models = "models: [{model: a, parameters: {weight: 1}}]";
+        for (text, why) in [
+            ("", "must be a mapping"),
+            ("[1]", "must be a mapping"),
+            ("a: [", "recipe /recipes/r.yml"),
+            (models, "merge_method: it is missing"),
+            ("merge_method: linear", "models: it is missing"),
+            ("merge_method: linear\nmodels: 3", "models: it must be a list"),
+            ("merge_method: linear\nmodels: []", "models: it lists 0"),
+            ("merge_method: linear\nmodels: [3]", "models[0]: it must be a mapping"),
+            ("merge_method: linear\nmodels: [{}]", "models[0].model: it is missing"),
+            ("merge_method: linear\nmodels: [{model: {path: a}}]", "models[0].model: it must be text"),
+            ("merge_method: linear\nmodels: [{model: a@main}]", "revision"),
+            ("merge_method: linear\nmodels: [{model: a+b+c}]", "neither PATH"),
+            ("merge_method: linear\nmodels: [{model: +b}]", "neither PATH"),
+            ("merge_method: linear\nmodels: [{model: a, wieght: 1}]", "models[0].wieght"),
+            ("merge_method: linear\nmodels: [{model: a, parameters: {density: 1}}]", "models[0].parameters.density"),
+            ("merge_method: linear\nmodels: [{model: a, parameters: {weight: heavy}}]", "models[0].parameters.weight"),
+            ("merge_method: linear\nmodels: [{model: a, parameters: 3}]", "models[0].parameters"),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+        for (line, why) in [
+            ("merge_method: ties", "ties is not supported; supported: linear"),
+            ("merge_method: 3", "merge_method: it must be text"),
+            ("merge_method: linear\nslices: []", "slices: it is not supported"),
+            ("merge_method: linear\nmodules: {}", "modules: it is not supported"),
+            ("merge_method: linear\nchat_template: auto", "chat_template: it is not supported"),
+            ("merge_method: linear\nint8_mask: true", "int8_mask"),
+            ("merge_method: linear\ndtype: float64", "dtype: float64"),
+            ("merge_method: linear\nout_dtype: int8", "out_dtype: int8"),
+            ("merge_method: linear\ntokenizer_source: a", "tokenizer_source: a"),
+            ("merge_method: linear\nparameters: {t: 1}", "parameters.t"),
+            ("merge_method: linear\n3: 4", "3"),
+        ] {
+            let error = parse(&format!("{models}\n{line}")).unwrap_err().to_string();
+            assert!(error.contains(why), "{line}: {error}");
+        }
+    }
+}

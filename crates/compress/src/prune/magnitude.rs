@@ -34,11 +34,15 @@ impl Magnitude {
     /// # Errors
     /// Returns [`CompressError::Parameter`] unless `sparsity` lies between 0 and 1.
     pub fn new(source: Arc<dyn TensorSource>, graph: &LayerGraph, sparsity: f64) -> Result<Self, CompressError> {
+        Self::of(source, graph.prunable().map(|n| n.weight.clone()).collect(), sparsity)
+    }
+
+    fn of(source: Arc<dyn TensorSource>, prunable: HashSet<String>, sparsity: f64) -> Result<Self, CompressError> {
         if !(0.0..=1.0).contains(&sparsity) {
             let expected = "between 0 and 1".to_owned();
             return Err(CompressError::Parameter { name: "sparsity", value: sparsity.to_string(), expected });
         }
-        Ok(Self { source, prunable: graph.prunable().map(|n| n.weight.clone()).collect(), sparsity })
+        Ok(Self { source, prunable, sparsity })
     }
 }
 
@@ -144,4 +148,92 @@ fn for_each_magnitude(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{MemorySource, f32_tensor, floats, noise};
+    use proptest::prelude::*;
+
+    fn info(dtype: DType, n: u64) -> TensorInfo {
+        TensorInfo { name: "w".into(), dtype, shape: vec![1, n] }
+    }
+
+    fn pruned(values: &[f32], count: u64) -> Vec<f32> {
+        let (_, mut raw) = f32_tensor("w", &[1, values.len() as u64], values);
+        zero_smallest(&info(DType::F32, values.len() as u64), &mut raw, count).unwrap();
+        floats(&raw)
+    }
+
+    /// Sorts positions by magnitude, then by position.
+    fn slow(values: &[f32], count: usize) -> Vec<f32> {
+        let mut order: Vec<usize> = (0..values.len()).collect();
+        order.sort_by(|&a, &b| values[a].abs().total_cmp(&values[b].abs()).then(a.cmp(&b)));
+        let mut out = values.to_vec();
+        order[..count].iter().for_each(|&i| out[i] = 0.0);
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn equals_a_sort(values in prop::collection::vec(prop_oneof![-1.0f32..1.0, Just(0.5), Just(-0.5), Just(0.0), Just(1e-40)], 0..300), share in 0.0f64..=1.0) {
+            let count = (share * values.len() as f64) as usize;
+            prop_assert_eq!(pruned(&values, count as u64), slow(&values, count));
+        }
+    }
+
+    #[test]
+    fn ties_go_in_order_of_position() {
+        assert_eq!(pruned(&[1.0, -1.0, 1.0, 2.0], 2), [0.0, 0.0, 1.0, 2.0]);
+    }
+
+    #[test]
+    fn long_tensors_and_16_bit_types_are_counted_exactly() {
+        let values = noise(10_000, 7);
+        assert_eq!(pruned(&values, 5000).iter().filter(|v| **v == 0.0).count(), 5000);
+        for dtype in [DType::BF16, DType::F16] {
+            let mut raw = vec![0; 20_000];
+            crate::encode::encode(dtype, &values, &mut raw).unwrap();
+            zero_smallest(&info(dtype, 10_000), &mut raw, 5000).unwrap();
+            assert_eq!(raw.as_chunks::<2>().0.iter().filter(|b| **b == [0, 0]).count(), 5000);
+        }
+    }
+
+    fn method(tensors: Vec<(TensorInfo, Vec<u8>)>, sparsity: f64) -> Result<Magnitude, CompressError> {
+        let prunable = HashSet::from(["w".to_owned()]);
+        Magnitude::of(Arc::new(MemorySource::new(tensors)), prunable, sparsity)
+    }
+
+    #[test]
+    fn only_prunable_tensors_change() {
+        let tensors = || vec![f32_tensor("w", &[2, 2], &[1.0, 2.0, 3.0, 4.0]), f32_tensor("norm", &[2], &[1.0, 2.0])];
+        let method = method(tensors(), 0.5).unwrap();
+        let run = |t: &Task| floats(&method.run(t, 0..t.output.rows()).unwrap());
+        let tasks = method.plan().unwrap();
+        assert_eq!(run(&tasks[0]), [0.0, 0.0, 3.0, 4.0]);
+        assert_eq!(run(&tasks[1]), [1.0, 2.0]);
+    }
+
+    #[test]
+    fn a_sparsity_outside_0_to_1_is_refused() {
+        for sparsity in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
+            assert!(matches!(method(vec![], sparsity), Err(CompressError::Parameter { name: "sparsity", .. })));
+        }
+    }
+
+    #[test]
+    fn a_quantized_source_is_refused() {
+        let method = method(vec![(info(DType::Q8_0, 32), vec![0; 34])], 0.5).unwrap();
+        let error = method.plan().unwrap_err().to_string();
+        assert!(error.contains("tensor w is Q8_0"), "{error}");
+    }
+
+    #[test]
+    fn nan_is_refused_with_tensor_and_row() {
+        let method = method(vec![f32_tensor("w", &[2, 2], &[1.0, 2.0, 3.0, f32::NAN])], 0.5).unwrap();
+        let tasks = method.plan().unwrap();
+        let error = method.run(&tasks[0], 0..2).unwrap_err().to_string();
+        assert!(error.contains("tensor w, row 1: value 1 is NaN"), "{error}");
+    }
 }

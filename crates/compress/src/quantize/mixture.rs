@@ -118,3 +118,82 @@ fn gets_more_bits(block: usize, blocks: usize) -> bool {
 fn block_of(name: &str) -> Option<usize> {
     name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use coffer_model::{RopeConfig, config::RopeScaling};
+
+    fn config(layers: usize) -> ModelConfig {
+        ModelConfig {
+            architecture: Architecture::Llama,
+            hidden: 256,
+            layers,
+            heads: 8,
+            kv_heads: 4,
+            head_dim: 32,
+            ffn: 768,
+            vocab: 4096,
+            context: 1024,
+            norm_eps: 1e-5,
+            rope: RopeConfig { theta: 10_000.0, scaling: RopeScaling::None },
+            tie_embeddings: false,
+            qkv_bias: false,
+            sliding_window: None,
+            bos: None,
+            eos: vec![],
+        }
+    }
+
+    fn dtype(scheme: Scheme, name: &str, cols: u64, layers: usize, tied: bool) -> DType {
+        let shape = vec![64, cols];
+        scheme.dtype_of(&TensorInfo { name: name.into(), dtype: DType::BF16, shape }, &config(layers), tied)
+    }
+
+    /// As llama-quantize wrote scribe-8m, a model of 8 blocks.
+    #[test]
+    fn q4_k_m_spends_more_on_the_blocks_that_llama_quantize_spends_it_on() {
+        for part in ["self_attn.v_proj", "mlp.down_proj"] {
+            let more =
+                |i: &usize| dtype(Scheme::Q4_K_M, &format!("model.layers.{i}.{part}.weight"), 256, 8, false) == DType::Q6_K;
+            assert_eq!((0..8).filter(more).collect::<Vec<_>>(), [0, 3, 6, 7]);
+        }
+        assert_eq!(dtype(Scheme::Q4_K_M, "model.layers.0.mlp.up_proj.weight", 256, 8, false), DType::Q4_K);
+        let value = "model.layers.20.self_attn.v_proj.weight";
+        assert_eq!(dtype(Scheme::Q4_K_M, value, 8192, 80, false), DType::Q5_K);
+    }
+
+    #[test]
+    fn the_head_gets_six_bits_and_a_tied_embedding_is_the_head() {
+        for scheme in [Scheme::Q4_K_M, Scheme::Q4_0, Scheme::Q6_K] {
+            assert_eq!(dtype(scheme, HEAD, 256, 8, false), DType::Q6_K);
+            assert_eq!(dtype(scheme, HEAD, 576, 8, false), DType::Q8_0);
+            assert_eq!(dtype(scheme, EMBEDDING, 256, 8, true), DType::Q6_K);
+        }
+        assert_eq!(dtype(Scheme::Q4_K_M, EMBEDDING, 256, 8, false), DType::Q4_K);
+        assert_eq!(dtype(Scheme::Q8_0, HEAD, 256, 8, false), DType::Q8_0);
+    }
+
+    #[test]
+    fn rows_that_are_no_multiple_of_the_block_fall_back() {
+        let up = |scheme, cols| dtype(scheme, "model.layers.1.mlp.up_proj.weight", cols, 8, false);
+        assert_eq!(up(Scheme::Q4_K_M, 576), DType::Q5_0);
+        assert_eq!(up(Scheme::Q5_K_M, 576), DType::Q5_1);
+        assert_eq!(up(Scheme::Q6_K, 576), DType::Q8_0);
+        assert_eq!(up(Scheme::Q8_0, 48), DType::F16);
+        assert_eq!(up(Scheme::Q4_K_M, 48), DType::F16);
+        assert_eq!(up(Scheme::BF16, 48), DType::BF16);
+    }
+
+    #[test]
+    fn vectors_stay_in_f32() {
+        let norm = TensorInfo { name: "model.norm.weight".into(), dtype: DType::BF16, shape: vec![256] };
+        assert!(Scheme::ALL.iter().all(|s| s.dtype_of(&norm, &config(8), false) == DType::F32));
+    }
+
+    #[test]
+    fn names_are_read_in_any_case_and_others_refused() {
+        assert!(Scheme::ALL.iter().all(|s| s.to_string().to_lowercase().parse() == Ok(*s)));
+        assert!("Q3_K".parse::<Scheme>().unwrap_err().contains("Q4_K_M"));
+    }
+}
