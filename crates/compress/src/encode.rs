@@ -122,6 +122,14 @@ fn to_f16(value: f32) -> Option<f16> {
     Some(f16::from_f32(value)).filter(|h| h.is_finite())
 }
 
+/// The `f16` of least magnitude that is not below `value`'s: a shared scale rounded down would cut off the largest
+/// values, by up to half where `f16` is subnormal. `None` if it is infinite.
+fn to_f16_outward(value: f32) -> Option<f16> {
+    let nearest = f16::from_f32(value);
+    let short = nearest.to_f32().abs() < value.abs();
+    Some(if short { f16::from_bits(nearest.to_bits() + 1) } else { nearest }).filter(|h| h.is_finite())
+}
+
 /// 1.5 · 2²³: adding and subtracting it rounds any |v| < 2²² to the nearest integer, halves to even.
 const ROUND: f32 = 12_582_912.0;
 

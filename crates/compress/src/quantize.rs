@@ -99,3 +99,54 @@ impl Method for Quantize {
         rows::encode_rows(&task.output, rows.start, &rows::read(&*self.source, id, rows.clone())?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{MemorySource, f32_tensor, noise};
+    use coffer_checkpoint::DType;
+
+    const UP: &str = "model.layers.0.mlp.up_proj.weight";
+
+    fn method(scheme: Scheme, requantize: bool, tensors: Vec<(TensorInfo, Vec<u8>)>) -> Quantize {
+        Quantize { source: Arc::new(MemorySource::new(tensors)), config: mixture::tests::config(8), scheme, requantize }
+    }
+
+    fn written(method: &Quantize, threads: usize) -> Result<Vec<u8>, CompressError> {
+        let mut out = Vec::new();
+        driver::run(method, &method.plan()?, threads, &mut |bytes| {
+            out.extend_from_slice(bytes);
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    #[test]
+    fn threads_do_not_change_bytes() {
+        let tensors = || vec![f32_tensor("a", &[3000, 256], &noise(768_000, 1)), f32_tensor(UP, &[17, 512], &noise(17 * 512, 2))];
+        for scheme in Scheme::ALL {
+            let method = method(scheme, false, tensors());
+            let one = written(&method, 1).unwrap();
+            assert!([2, 4].iter().all(|&n| written(&method, n).unwrap() == one), "{scheme}");
+        }
+    }
+
+    #[test]
+    fn a_quantized_source_needs_permission_and_keeps_what_already_fits() {
+        let info = TensorInfo { name: UP.into(), dtype: DType::Q8_0, shape: vec![2, 256] };
+        let bytes = crate::rows::encode_rows(&info, 0, &noise(512, 3)).unwrap();
+        let tensors = || vec![(info.clone(), bytes.clone())];
+        let error = method(Scheme::Q8_0, false, tensors()).plan().unwrap_err().to_string();
+        assert!(error.contains("is Q8_0, quantized already"), "{error}");
+        assert_eq!(written(&method(Scheme::Q8_0, true, tensors()), 1).unwrap(), bytes);
+        assert_eq!(written(&method(Scheme::Q4_K_M, true, tensors()), 1).unwrap().len(), 288);
+    }
+
+    #[test]
+    fn a_weight_that_is_not_finite_is_refused_by_tensor_and_row() {
+        let mut values = noise(512, 3);
+        values[300] = f32::INFINITY;
+        let error = written(&method(Scheme::Q4_0, false, vec![f32_tensor(UP, &[2, 256], &values)]), 2).unwrap_err().to_string();
+        assert!(error.contains("up_proj.weight, row 1: value 44 is inf"), "{error}");
+    }
+}

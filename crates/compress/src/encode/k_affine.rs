@@ -5,7 +5,7 @@
 //! and the 6-bit values around the nearest are tried for the error that is really made.
 //! All eight sub-blocks are searched at once, one in each vector lane.
 
-use super::{Overflow, each_block, greatest, least, reciprocal, round_even, to_f16};
+use super::{Overflow, each_block, greatest, least, reciprocal, round_even, to_f16_outward};
 
 const SUBS: usize = 8;
 const LEN: usize = 32;
@@ -44,8 +44,8 @@ fn super_block<const MAX: u8>(x: &[f32; 256], header: &mut [u8]) -> Option<[u8; 
     let max = f32::from(MAX);
     let x: Transposed = std::array::from_fn(|i| std::array::from_fn(|sub| x[sub * LEN + i]));
     let (scales, mins) = search(&x, max);
-    let d = to_f16(largest(&scales) / 63.0)?;
-    let dmin = to_f16(largest(&mins) / 63.0)?;
+    let d = to_f16_outward(largest(&scales) / 63.0)?;
+    let dmin = to_f16_outward(largest(&mins) / 63.0)?;
     let shared = Shared { d: d.to_f32(), dmin: dmin.to_f32(), max };
     let (s, m) = shared.best_six_bits(&x, &scales, &mins);
 
@@ -70,7 +70,7 @@ fn search(x: &Transposed, max: f32) -> (Lanes, Lanes) {
     for step in 0..STEPS {
         best.keep_better(&Fit::new(&y, max + FIRST + STRIDE * step as f32, max, &sum, &zero));
     }
-    let fitted: [(f32, f32); SUBS] = std::array::from_fn(|j| best.solve(j, sum[j], zero[j]));
+    let fitted: [(f32, f32); SUBS] = std::array::from_fn(|j| best.solve(j, sum[j], zero[j], max));
     (lanes(|j| fitted[j].0 * range[j]), lanes(|j| if unit[j] > 0.0 { fitted[j].1 * range[j] } else { -low[j] }))
 }
 /// Candidates spread the range over `max + FIRST + STRIDE·step` codes.
@@ -123,11 +123,12 @@ impl Fit {
         }
     }
 
-    /// Least-squares scale of lane `j` and its minimum, as a distance below 0.
-    fn solve(&self, j: usize, sum: f32, zero: f32) -> (f32, f32) {
+    /// Least-squares scale of lane `j` and its minimum, as a distance below 0. Equal codes leave the scale open: then
+    /// the range is spread over all codes.
+    fn solve(&self, j: usize, sum: f32, zero: f32, max: f32) -> (f32, f32) {
         let det = self.qq[j] * N - self.q[j] * self.q[j];
         if det <= 0.0 {
-            return (0.0, zero);
+            return (1.0 / max, zero);
         }
         let offset = (self.qq[j] * sum - self.q[j] * self.qy[j]) / det;
         if offset > zero {

@@ -5,7 +5,7 @@
 //! around the nearest are tried for the error that is really made.
 //! All sixteen sub-blocks are searched at once, one in each vector lane.
 
-use super::{Overflow, each_block, greatest, least, reciprocal, round_even, to_f16};
+use super::{Overflow, each_block, greatest, least, reciprocal, round_even, to_f16_outward};
 
 const SUBS: usize = 16;
 const LEN: usize = 16;
@@ -21,7 +21,7 @@ pub(super) fn q6_k(values: &[f32], out: &mut [u8]) -> Result<(), Overflow> {
         let x: Transposed = std::array::from_fn(|i| lanes(|j| x[j * LEN + i]));
         let scales = search(&x);
         let largest = scales.iter().fold(0.0f32, |m, &s| if s.abs() > m.abs() { s } else { m });
-        let stored = to_f16(largest / -128.0)?;
+        let stored = to_f16_outward(largest / -128.0)?;
         let d = stored.to_f32();
         let s = best_eight_bits(&x, d, &scales);
 

@@ -120,11 +120,11 @@ fn block_of(name: &str) -> Option<usize> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use coffer_model::{RopeConfig, config::RopeScaling};
 
-    fn config(layers: usize) -> ModelConfig {
+    pub(in crate::quantize) fn config(layers: usize) -> ModelConfig {
         ModelConfig {
             architecture: Architecture::Llama,
             hidden: 256,
