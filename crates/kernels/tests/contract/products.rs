@@ -1,11 +1,10 @@
 //! Matrix products: every instruction set, thread count and batch gives the bits of the plain version; the plain version
 //! is near the exact product.
 
-mod plain;
-
+use crate::plain::product::product;
+use crate::plain::{QUANTIZED, Random, all_types, assert_same_bits};
 use coffer_checkpoint::{DType, blocks};
 use coffer_kernels::{Cpu, Isa, Matrix, MatrixBuilder, MatrixError};
-use plain::{QUANTIZED, Random, all_types, product};
 use proptest::prelude::*;
 
 fn pack(dtype: DType, rows: usize, cols: usize, raw: &[u8]) -> Matrix {
@@ -23,13 +22,6 @@ fn matmul(cpu: &Cpu, w: &Matrix, x: &[f32], tokens: usize) -> Vec<f32> {
 fn plain_matmul(dtype: DType, raw: &[u8], cols: usize, x: &[f32]) -> Vec<f32> {
     let row_bytes = dtype.row_bytes(cols as u64).unwrap() as usize;
     x.chunks_exact(cols).flat_map(|x| raw.chunks_exact(row_bytes).map(|row| product(dtype, row, x))).collect()
-}
-
-fn assert_same_bits(got: &[f32], want: &[f32], what: &str) {
-    assert_eq!(got.len(), want.len(), "{what}");
-    for (i, (got, want)) in got.iter().zip(want).enumerate() {
-        assert_eq!(got.to_bits(), want.to_bits(), "{what}: element {i} is {got:e}, not {want:e}");
-    }
 }
 
 /// One random product on every instruction set.

@@ -1,0 +1,154 @@
+//! Everything but products: every instruction set, thread count, cut and batch gives the bits of the plain version.
+
+use crate::plain::operations::{attend, log_softmax, rms_norm, swiglu};
+use crate::plain::{Random, assert_same_bits, canon};
+use coffer_kernels::cpu::{AttentionShape, AttentionTask, RopeTable};
+use coffer_kernels::{Cpu, Isa};
+use proptest::prelude::*;
+
+/// Every instruction set with an alternating number of threads.
+fn cpus() -> Vec<Cpu> {
+    Isa::available().into_iter().flat_map(|isa| [1, 3].map(|threads| Cpu::new(isa, threads))).collect()
+}
+
+/// Values wild or ordinary.
+fn values(random: &mut Random, wild: bool, n: usize) -> Vec<f32> {
+    if wild { random.wild(n) } else { random.normals(n) }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn rows_equal_the_plain_version(rows in 1usize..5, width in 1usize..200, wild: bool, seed: u64) {
+        let mut random = Random(seed);
+        let [x, y] = [0; 2].map(|_| values(&mut random, wild, rows * width));
+        let weight = values(&mut random, wild, width);
+        let norm: Vec<f32> = x.chunks(width).flat_map(|x| rms_norm(x, &weight, 1e-5)).collect();
+        let logs: Vec<f32> = x.chunks(width).flat_map(log_softmax).collect();
+        let gated: Vec<f32> = x.iter().zip(&y).map(|(&x, &y)| swiglu(x, y)).collect();
+        let sums: Vec<f32> = x.iter().zip(&y).map(|(x, y)| canon(x + y)).collect();
+        let biased: Vec<f32> = x.iter().zip(weight.iter().cycle()).map(|(x, y)| canon(x + y)).collect();
+        for cpu in cpus() {
+            let name = cpu.isa().name();
+            let mut out = vec![0.0; x.len()];
+            cpu.rms_norm(&x, &weight, 1e-5, &mut out);
+            assert_same_bits(&out, &norm, &format!("norm, {name}"));
+            let run = |f: &dyn Fn(&mut [f32]), want: &[f32], what: &str| {
+                let mut out = x.clone();
+                f(&mut out);
+                assert_same_bits(&out, want, &format!("{what}, {name}"));
+            };
+            run(&|x| cpu.log_softmax(x, width), &logs, "log softmax");
+            run(&|x| cpu.swiglu(x, &y), &gated, "swiglu");
+            run(&|x| cpu.add(x, &y), &sums, "residual");
+            run(&|x| cpu.add(x, &weight), &biased, "bias");
+        }
+    }
+
+    #[test]
+    fn attention_equals_the_plain_version_however_it_is_cut(
+        (kv_heads, group, half_dim) in (1usize..4, 1usize..10, 1usize..70),
+        length in 1usize..60,
+        cut in 0usize..60,
+        window in prop::option::of(1usize..50),
+        wild in prop::bool::weighted(0.2),
+        seed: u64,
+    ) {
+        let mut random = Random(seed);
+        let (heads, head_dim, capacity, cut) = (kv_heads * group, 2 * half_dim, length + 3, cut % length);
+        let shape = AttentionShape { heads, kv_heads, head_dim, window };
+        let q = values(&mut random, wild, length * heads * head_dim);
+        let [k, v] = [0; 2].map(|_| values(&mut random, wild, kv_heads * capacity * head_dim));
+        let cache = |x: &[f32], head: usize| x[head * capacity * head_dim..][..capacity * head_dim].to_vec();
+        let want: Vec<f32> = (0..length * heads)
+            .flat_map(|i| {
+                let (token, head) = (i / heads, i % heads);
+                let start = window.map_or(0, |w| (token + 1).saturating_sub(w));
+                let (k, v) = (cache(&k, head / group), cache(&v, head / group));
+                attend(&q[i * head_dim..][..head_dim], &k, &v, start..token + 1)
+            })
+            .collect();
+        for cpu in cpus() {
+            let mut out = vec![0.0; q.len()];
+            let at = cut * heads * head_dim;
+            let (first, second) = out.split_at_mut(at);
+            let task = |past, q, out, tokens| AttentionTask { q, k: &k, v: &v, capacity, past, tokens, out };
+            // As one batch of two sequences that share a cache: the same as one after the other.
+            cpu.attention(shape, &mut [task(0, &q[..at], first, cut), task(cut, &q[at..], second, length - cut)]);
+            assert_same_bits(&out, &want, &format!("{shape:?}, {length} tokens cut at {cut}, {}", cpu.isa().name()));
+        }
+    }
+}
+
+/// A longer context than the other test's, against exact arithmetic.
+#[test]
+fn attention_is_near_the_exact_one() {
+    let mut random = Random(3);
+    let (length, head_dim) = (1000, 64);
+    let [q, k, v] = [0; 3].map(|_| random.normals(length * head_dim));
+    let mut out = vec![0.0; head_dim];
+    let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim, window: None };
+    let q = &q[..head_dim];
+    let task = AttentionTask { q, k: &k, v: &v, capacity: length, past: length - 1, tokens: 1, out: &mut out };
+    Cpu::new(Isa::available()[0], 1).attention(shape, &mut [task]);
+    let dot = |j: usize| (0..head_dim).map(|c| f64::from(q[c]) * f64::from(k[j * head_dim + c])).sum::<f64>() / 8.0;
+    let weights: Vec<f64> = (0..length).map(|j| dot(j).exp()).collect();
+    for (c, got) in out.iter().enumerate() {
+        let exact = (0..length).map(|j| weights[j] * f64::from(v[j * head_dim + c])).sum::<f64>() / weights.iter().sum::<f64>();
+        assert!((f64::from(*got) - exact).abs() < 2e-6, "{got} where {exact} is exact");
+    }
+}
+
+#[test]
+fn rope_turns_pairs_by_their_angle() {
+    let frequencies: Vec<f64> = (0..24).map(|i| 10_000f64.powf(-f64::from(i) / 24.0)).collect();
+    let table = RopeTable::new(&frequencies, 3000);
+    let (heads, positions) = (5, [0u32, 1, 2999, 77]);
+    let x = Random(4).normals(positions.len() * heads * 48);
+    let mut first: Option<Vec<f32>> = None;
+    for cpu in cpus() {
+        let mut out = x.clone();
+        cpu.rope(&mut out, heads, &table, &positions);
+        for (i, (before, after)) in x.chunks_exact(48).zip(out.chunks_exact(48)).enumerate() {
+            for pair in 0..24 {
+                let (sin, cos) = (f64::from(positions[i / heads]) * frequencies[pair]).sin_cos();
+                let (a, b) = (f64::from(before[pair]), f64::from(before[pair + 24]));
+                let error = (f64::from(after[pair]) - (a * cos - b * sin)).abs()
+                    + (f64::from(after[pair + 24]) - (b * cos + a * sin)).abs();
+                assert!(error < 2e-6, "position {}, pair {pair}: off by {error}", positions[i / heads]);
+            }
+        }
+        assert_same_bits(&out, first.get_or_insert_with(|| out.clone()), cpu.isa().name());
+    }
+}
+
+#[test]
+fn large_inputs_are_shared_by_threads_without_a_trace() {
+    let mut random = Random(5);
+    let (rows, width) = (70, 1000);
+    let x = random.normals(rows * width);
+    let weight = random.normals(width);
+    let norm: Vec<f32> = x.chunks(width).flat_map(|x| rms_norm(x, &weight, 1e-6)).collect();
+    for threads in [1, 2, 3, 4, 7] {
+        let cpu = Cpu::new(*Isa::available().last().unwrap(), threads);
+        let mut out = vec![0.0; x.len()];
+        cpu.rms_norm(&x, &weight, 1e-6, &mut out);
+        assert_same_bits(&out, &norm, &format!("{threads} threads"));
+        let mut out = x.clone();
+        cpu.swiglu(&mut out, &x);
+        assert_same_bits(&out, &x.iter().map(|&x| swiglu(x, x)).collect::<Vec<_>>(), &format!("{threads} threads"));
+    }
+}
+
+#[test]
+fn nothing_to_do_is_done() {
+    for cpu in cpus() {
+        cpu.rms_norm(&[], &[1.0; 8], 1e-5, &mut []);
+        cpu.log_softmax(&mut [], 5);
+        cpu.swiglu(&mut [], &[]);
+        cpu.add(&mut [], &[]);
+        cpu.rope(&mut [], 2, &RopeTable::new(&[1.0], 0), &[]);
+        cpu.attention(AttentionShape { heads: 2, kv_heads: 1, head_dim: 4, window: None }, &mut []);
+    }
+}
