@@ -90,3 +90,22 @@ mod other {
     pub(super) fn read() {}
     pub(super) fn write((): ()) {}
 }
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_strange_environment_is_replaced_and_put_back() {
+        /// Flush to zero, denormals are zero, round up.
+        const STRANGE: Control = STANDARD | 0x8040 | 0x4000;
+        write(STRANGE);
+        let inside = {
+            let _env = FloatEnv::enter();
+            read()
+        };
+        let after = read();
+        write(STANDARD);
+        assert_eq!((inside, after), (STANDARD, STRANGE));
+    }
+}

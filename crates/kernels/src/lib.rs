@@ -2,6 +2,8 @@
 //! versions that must equal it. The only crate with `unsafe`; it also owns the threads, since it alone writes
 //! disjoint parts of one buffer from several of them.
 
+#![expect(clippy::needless_range_loop, reason = "one counter indexes several arrays of registers")]
+
 pub mod cpu;
 pub mod isa;
 pub mod math;

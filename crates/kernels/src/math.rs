@@ -120,3 +120,104 @@ const HALF_PI: [f64; 4] = [
     f64::from_bits(0x3c91_a626_3000_0000),
     f64::from_bits(0x3ae8_a2e0_3707_344a),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+    use crate::simd::{Kernel, LANES};
+
+    /// Distance from `got` to `exact` in units in the last place of f32 at `exact`.
+    fn ulps_f32(got: f32, exact: f64) -> f64 {
+        let unit = 2f64.powi((exact.abs().max(2f64.powi(-126))).log2().floor() as i32 - 23);
+        (f64::from(got) - exact).abs() / unit
+    }
+
+    fn ulps_f64(got: f64, exact: f64) -> f64 {
+        (got - exact).abs() / (f64::from_bits(exact.abs().to_bits() + 1) - exact.abs())
+    }
+
+    /// The platform's f64 functions are within a unit in their own last place.
+    #[test]
+    fn exp_f32_is_within_its_bound_from_end_to_end() {
+        let mut worst = 0f64;
+        for i in 0..=2_000_000 {
+            let x = (-104.5 + 194.0 * f64::from(i) / 2e6) as f32;
+            let exact = f64::from(x).exp();
+            if exact < f64::from(f32::MAX) {
+                worst = worst.max(ulps_f32(exp_f32(x), exact));
+            } else {
+                assert_eq!(exp_f32(x), f32::INFINITY, "exp({x})");
+            }
+        }
+        assert!(worst < 1.1, "{worst} units in the last place");
+        for (x, y) in [
+            (0.0, 1.0),
+            (-0.0, 1.0),
+            (f32::INFINITY, f32::INFINITY),
+            (f32::NEG_INFINITY, 0.0),
+            (-1e30, 0.0),
+            (1e30, f32::INFINITY),
+        ] {
+            assert_eq!(exp_f32(x).to_bits(), f32::to_bits(y), "exp({x})");
+        }
+        assert!(exp_f32(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn exp_lanes_are_the_same_on_every_isa() {
+        struct Exp<'a>(&'a mut [f32]);
+        impl Kernel for Exp<'_> {
+            #[inline(always)]
+            fn run<S: Simd>(self) {
+                for x in self.0.chunks_exact_mut(LANES) {
+                    // SAFETY: a chunk is sixteen floats.
+                    unsafe { S::store(x.as_mut_ptr(), S::canon(exp_lanes::<S>(S::load(x.as_ptr())))) };
+                }
+            }
+        }
+        let x: Vec<f32> = (0..1 << 20).map(|i: u32| f32::from_bits(i << 12 | i % 4093)).collect();
+        for isa in Isa::available() {
+            let mut y = x.clone();
+            isa.dispatch(Exp(&mut y));
+            for (x, y) in x.iter().zip(&y) {
+                let want = exp_f32(*x);
+                let want = if want.is_nan() { f32::NAN } else { want };
+                assert_eq!(y.to_bits(), want.to_bits(), "exp({x:e}) on {}", isa.name());
+            }
+        }
+    }
+
+    #[test]
+    fn exp_ln_and_pow_are_within_their_bounds() {
+        let (mut worst_exp, mut worst_ln, mut worst_pow) = (0f64, 0f64, 0f64);
+        for i in 1..=400_000u32 {
+            let x = -708.0 + 1417.0 * f64::from(i) / 4e5;
+            worst_exp = worst_exp.max(ulps_f64(exp(x), x.exp()));
+            let y = f64::from_bits(u64::from(i) * 23_058_430_092_136);
+            worst_ln = worst_ln.max(ulps_f64(ln(y), y.ln()));
+            let y = 0.5 + f64::from(i) / 2e5;
+            worst_ln = worst_ln.max(ulps_f64(ln(y), y.ln()));
+            let e = -f64::from(i) / 4e5;
+            let size = 1.0 + (e * 5e5f64.ln()).abs();
+            worst_pow = worst_pow.max((pow(5e5, e) / 5e5f64.powf(e) - 1.0).abs() / size);
+        }
+        assert!(worst_exp < 2.0 && worst_ln < 2.0 && worst_pow < 2f64.powi(-50), "{worst_exp} {worst_ln} {worst_pow}");
+        assert_eq!((ln(1.0), ln(0.0), ln(f64::INFINITY)), (0.0, f64::NEG_INFINITY, f64::INFINITY));
+        assert!(ln(-1.0).is_nan() && ln(f64::NAN).is_nan() && exp(f64::NAN).is_nan());
+        assert_eq!((exp(710.0), exp(-745.2), exp(0.0)), (f64::INFINITY, 0.0, 1.0));
+    }
+
+    #[test]
+    fn sin_cos_is_within_its_bound() {
+        let mut worst = 0f64;
+        for i in 0..1_000_000u32 {
+            for x in [f64::from(i) * 0.37 - 1e5, f64::from(i) * 16.777, f64::from(i) * 1e-6] {
+                let (sin, cos) = sin_cos(x);
+                worst = worst.max((sin - x.sin()).abs()).max((cos - x.cos()).abs());
+            }
+        }
+        assert!(worst < 2f64.powi(-50), "{worst:e}");
+        assert!(sin_cos(f64::INFINITY).0.is_nan() && sin_cos(1e13).1.is_nan());
+    }
+}

@@ -108,7 +108,7 @@ impl MatrixBuilder {
             return Err(MatrixError::Unsupported(dtype));
         }
         let block = dtype.block_len();
-        if cols % block != 0 {
+        if !cols.is_multiple_of(block) {
             return Err(MatrixError::PartialBlock { dtype, cols, block });
         }
         let panel_bytes = (cols / block).checked_mul(dtype.block_bytes() * LANES);

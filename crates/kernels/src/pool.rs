@@ -200,3 +200,64 @@ fn pause(spins: &mut u32) {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_is_done_once() {
+        for threads in [1, 2, 3, 7] {
+            let pool = Pool::new(threads);
+            for parts in [0, 1, 2, 5, 100, 1000] {
+                let counts: Vec<_> = (0..parts).map(|_| AtomicUsize::new(0)).collect();
+                pool.run(parts, &|i| {
+                    counts[i].fetch_add(1, Relaxed);
+                });
+                assert!(counts.iter().all(|count| count.load(Relaxed) == 1), "{threads} threads, {parts} parts");
+            }
+        }
+    }
+
+    #[test]
+    fn many_callers_take_turns() {
+        let (pool, sum) = (Pool::new(3), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    (0..200).for_each(|_| {
+                        pool.run(10, &|i| {
+                            sum.fetch_add(i, Relaxed);
+                        })
+                    })
+                });
+            }
+        });
+        assert_eq!(sum.into_inner(), 4 * 200 * 45);
+    }
+
+    #[test]
+    fn sleepers_wake_up_and_leave() {
+        let pool = Pool::new(3);
+        for _ in 0..3 {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            let ids = Mutex::new(std::collections::HashSet::new());
+            pool.run(300, &|_| {
+                std::thread::sleep(std::time::Duration::from_micros(200));
+                ids.lock().unwrap().insert(std::thread::current().id());
+            });
+            assert_eq!(ids.lock().unwrap().len(), 3);
+        }
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+        let pool = Pool::new(3);
+        for bad in [0, 1, 7, 99] {
+            let result = catch_unwind(AssertUnwindSafe(|| pool.run(100, &|i| assert!(i != bad, "part {i} is bad"))));
+            let message = result.expect_err("it panicked").downcast::<String>().expect("a message");
+            assert_eq!(*message, format!("part {bad} is bad"));
+            pool.run(100, &|_| ());
+        }
+    }
+}

@@ -1,7 +1,6 @@
 //! Plain Rust: the meaning of each operation.
 
 use super::{LANES, Simd};
-use half::{bf16, f16};
 use std::array::from_fn;
 
 #[derive(Clone, Copy)]
@@ -29,12 +28,17 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn load_f16(p: *const u8) -> Self::F {
         // SAFETY: the caller's promise.
-        unsafe { p.cast::<[u16; LANES]>().read_unaligned() }.map(|x| f16::from_bits(x).to_f32())
+        unsafe { p.cast::<[u16; LANES]>().read_unaligned() }.map(|x| {
+            // Exponent and fraction in place; the product moves the bias, exactly, and makes denormals normal.
+            let size = f32::from_bits(u32::from(x & 0x7fff) << 13) * f32::from_bits((127 + 112) << 23);
+            let special = if x & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
+            f32::from_bits(size.to_bits() | special | u32::from(x & 0x8000) << 16)
+        })
     }
     #[inline(always)]
     unsafe fn load_bf16(p: *const u8) -> Self::F {
         // SAFETY: the caller's promise.
-        unsafe { p.cast::<[u16; LANES]>().read_unaligned() }.map(|x| bf16::from_bits(x).to_f32())
+        unsafe { p.cast::<[u16; LANES]>().read_unaligned() }.map(|x| f32::from_bits(u32::from(x) << 16))
     }
     #[inline(always)]
     fn add(a: Self::F, b: Self::F) -> Self::F {
@@ -129,11 +133,11 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     fn dot4(acc: Self::I, u: Self::I, s: i32) -> Self::I {
-        let s = s.to_le_bytes();
-        from_fn(|l| {
-            let u = u[l].to_le_bytes();
-            (0..4).fold(acc[l], |acc, i| acc.wrapping_add(i32::from(u[i]) * i32::from(s[i] as i8)))
-        })
+        let [a, b, c, d] = s.to_le_bytes().map(|s| i32::from(s as i8));
+        let acc: Self::I = from_fn(|l| acc[l].wrapping_add((u[l] & 0xff) * a));
+        let acc: Self::I = from_fn(|l| acc[l].wrapping_add((u[l] >> 8 & 0xff) * b));
+        let acc: Self::I = from_fn(|l| acc[l].wrapping_add((u[l] >> 16 & 0xff) * c));
+        from_fn(|l| acc[l].wrapping_add((u[l] >> 24 & 0xff) * d))
     }
     #[inline(always)]
     fn dot4_u8(acc: Self::I, u: Self::I, s: i32) -> Self::I {
