@@ -176,7 +176,7 @@ mod tests {
                 }
             }
         }
-        let x: Vec<f32> = (0..1 << 20).map(|i: u32| f32::from_bits(i << 12 | i % 4093)).collect();
+        let x: Vec<f32> = (0..1 << 20).map(|i: u32| f32::from_bits((i << 12) | (i % 4093))).collect();
         for isa in Isa::available() {
             let mut y = x.clone();
             isa.dispatch(Exp(&mut y));
