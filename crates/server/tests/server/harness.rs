@@ -1,7 +1,9 @@
 //! Starting servers and asking them.
 
 use coffer_engine::{Engine, LoadOptions};
+use coffer_model::ChatTemplate;
 use coffer_server::{Access, Config, Limits, ServedModel, Server, start};
+use coffer_store::Model;
 use serde_json::{Value, json};
 use std::{
     io::{Read, Write},
@@ -26,21 +28,23 @@ pub(crate) struct Reply {
     pub(crate) body: String,
 }
 
-/// A configuration with the demo model, open to everyone.
+/// A configuration with the demo model, open to everyone. The model is loaded once.
 pub(crate) fn config() -> Config {
-    static ENGINE: OnceLock<Arc<Engine>> = OnceLock::new();
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/models/scribe-8m");
-    let model = coffer_store::open(&path, &[]).unwrap();
-    let engine = ENGINE.get_or_init(|| {
+    static LOADED: OnceLock<(Arc<Engine>, Model)> = OnceLock::new();
+    let (engine, model) = LOADED.get_or_init(|| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/models/scribe-8m");
+        let model = coffer_store::open(&path, &[]).unwrap();
         let options = LoadOptions { isa: coffer_kernels::Isa::detect().unwrap(), threads: 1, context: None };
-        Arc::new(Engine::load(&model.config, &*model.weights, options, &mut |_, _| {}).unwrap())
+        let engine = Engine::load(&model.config, &*model.weights, options, &mut |_, _| {}).unwrap();
+        (Arc::new(engine), model)
     });
+    let template = model.template.as_ref().unwrap().source();
     Config {
         model: ServedModel {
             name: MODEL.into(),
             engine: Arc::clone(engine),
-            tokenizer: model.tokenizer.unwrap(),
-            template: model.template,
+            tokenizer: model.tokenizer.clone().unwrap(),
+            template: Some(ChatTemplate::new(template, "", "").unwrap()),
             variant: Some(coffer_evidence::VariantDigest([7; 32])),
         },
         access: Access::DangerouslyOpen,

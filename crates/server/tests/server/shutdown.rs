@@ -10,7 +10,7 @@ use std::{
 #[test]
 fn a_running_answer_is_finished() {
     let host = host_with(|_| {});
-    let mut client = host.raw_chat(json!({"max_tokens": 60, "stream": true}));
+    let mut client = host.raw_chat(json!({"max_tokens": 40, "stream": true}));
     read_until(&mut client, "data: ");
     let address = host.address();
     let stopping = std::thread::spawn(move || host.server.stop());
