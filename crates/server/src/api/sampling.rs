@@ -12,7 +12,7 @@ const STOPS: usize = 4;
 const STOP_BYTES: usize = 1024;
 
 /// Parameters that would change the answer and that this server does not know, each with the values that change nothing.
-const UNSUPPORTED: &[(&str, fn(&Value) -> bool)] = &[
+const UNSUPPORTED: &[(&str, Harmless)] = &[
     ("audio", never),
     ("best_of", one),
     ("echo", off),
@@ -43,6 +43,9 @@ const UNSUPPORTED: &[(&str, fn(&Value) -> bool)] = &[
     ("typical_p", one),
     ("web_search_options", never),
 ];
+
+/// Whether a value changes nothing.
+type Harmless = fn(&Value) -> bool;
 
 /// How a request wants to be answered.
 pub(crate) struct Wishes {
