@@ -8,9 +8,9 @@ use coffer_kernels::{Cpu, Isa, Matrix, MatrixBuilder, MatrixError};
 use proptest::prelude::*;
 
 fn pack(dtype: DType, rows: usize, cols: usize, raw: &[u8]) -> Matrix {
-    let mut builder = MatrixBuilder::new(dtype, rows, cols).unwrap();
-    builder.push_rows(raw).unwrap();
-    builder.finish().unwrap()
+    let mut builder = MatrixBuilder::new(dtype, rows, cols).expect("sizes are good");
+    builder.push_rows(raw).expect("whole rows");
+    builder.finish().expect("all rows came")
 }
 
 fn matmul(cpu: &Cpu, w: &Matrix, x: &[f32], tokens: usize) -> Vec<f32> {
@@ -20,7 +20,7 @@ fn matmul(cpu: &Cpu, w: &Matrix, x: &[f32], tokens: usize) -> Vec<f32> {
 }
 
 fn plain_matmul(dtype: DType, raw: &[u8], cols: usize, x: &[f32]) -> Vec<f32> {
-    let row_bytes = dtype.row_bytes(cols as u64).unwrap() as usize;
+    let row_bytes = dtype.row_bytes(cols as u64).expect("whole blocks") as usize;
     x.chunks_exact(cols).flat_map(|x| raw.chunks_exact(row_bytes).map(|row| product(dtype, row, x))).collect()
 }
 

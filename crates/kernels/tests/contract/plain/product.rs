@@ -8,7 +8,7 @@ use half::f16;
 pub(crate) fn product(dtype: DType, row: &[u8], x: &[f32]) -> f32 {
     if !dtype.is_quantized() {
         let mut w = vec![0.0; x.len()];
-        blocks::decode(dtype, row, &mut w).unwrap();
+        blocks::decode(dtype, row, &mut w).expect("a whole row");
         return canon(w.iter().zip(x).fold(0.0, |sum, (w, x)| sum + w * x));
     }
     let block = dtype.block_len();
