@@ -148,3 +148,51 @@ fn vocabulary_difference(a: &Tokenizer, b: &Tokenizer) -> Option<String> {
     let id = ids.into_iter().find(|&id| a.token(id) != b.token(id))?;
     Some(format!("token {id} is {:?} instead of {:?}", a.token(id).unwrap_or_default(), b.token(id).unwrap_or_default()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{MemorySource, f32_tensor};
+
+    const CONFIG: &str = r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4, "intermediate_size": 16, "vocab_size": 10,
+        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 64, "hidden_act": "silu"}"#;
+
+    #[test]
+    fn models_of_another_shape_do_not_fit() {
+        let config = |text: &str| ModelConfig::from_hf(text.as_bytes(), None).unwrap();
+        let difference = |text: &str| config_difference(&config(text), &config(CONFIG));
+        assert_eq!(difference(CONFIG), None);
+        let wide = CONFIG.replace(r#""intermediate_size": 16"#, r#""intermediate_size": 24"#);
+        assert_eq!(difference(&wide).unwrap(), "feed-forward size 24 instead of 16");
+        let qwen = CONFIG.replace("LlamaForCausalLM", "Qwen2ForCausalLM").replace("\"llama\"", "\"qwen2\"");
+        assert_eq!(difference(&qwen).unwrap(), "architecture qwen2 instead of llama");
+    }
+
+    #[test]
+    fn models_with_other_tensors_do_not_fit() {
+        let source = |names: &[(&str, u64)]| {
+            MemorySource::new(names.iter().map(|&(n, len)| f32_tensor(n, &[len], &vec![0.0; len as usize])).collect())
+        };
+        let first = source(&[("a", 2), ("b", 2)]);
+        let difference = |names: &[(&str, u64)]| tensor_difference(&source(names), &first);
+        assert_eq!(difference(&[("b", 2), ("a", 2)]), None);
+        assert_eq!(difference(&[("a", 2)]).unwrap(), "it has no tensor b");
+        assert_eq!(difference(&[("a", 2), ("b", 2), ("c", 2)]).unwrap(), "it has one tensor more, c");
+        assert_eq!(difference(&[("a", 2), ("b", 3)]).unwrap(), "tensor b has shape [3] instead of [2]");
+    }
+
+    #[test]
+    fn models_of_another_vocabulary_do_not_fit() {
+        let scribe = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/models/scribe-8m/tokenizer.json");
+        let text = std::fs::read_to_string(scribe).unwrap();
+        let tokenizer = |text: &str| Tokenizer::from_json(text.as_bytes(), None).unwrap();
+        let first = tokenizer(&text);
+        assert_eq!(vocabulary_difference(&first, &first), None);
+        let renamed = text.replace("<|endoftext|>", "<|end|>");
+        assert_eq!(
+            vocabulary_difference(&tokenizer(&renamed), &first).unwrap(),
+            r#"token 0 is "<|end|>" instead of "<|endoftext|>""#
+        );
+    }
+}

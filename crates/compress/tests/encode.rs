@@ -1,5 +1,7 @@
 //! Encoders against ggml's bytes, against plain searches in `f64`, and at the edges of their formats.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must panic")]
+
 use coffer_checkpoint::{DType, blocks};
 use coffer_compress::encode::{EncodeError, encode};
 use proptest::prelude::*;

@@ -1,5 +1,7 @@
 //! The commands' own entry points, on the demo model.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must panic")]
+
 use coffer_checkpoint::{TensorSource, blocks};
 use coffer_compress::{
     CompressError,

@@ -93,11 +93,11 @@ impl Fit {
     fn new(y: &Transposed, width: f32, max: f32, sum: &Lanes, zero: &Lanes) -> Self {
         let mut fit = Self::default();
         for v in y {
-            for j in 0..SUBS {
-                let code = round_even(least(v[j] * width, max));
+            for (j, &v) in v.iter().enumerate() {
+                let code = round_even(least(v * width, max));
                 fit.q[j] += code;
                 fit.qq[j] += code * code;
-                fit.qy[j] += code * v[j];
+                fit.qy[j] += code * v;
             }
         }
         for j in 0..SUBS {

@@ -87,13 +87,13 @@ impl FromStr for Scheme {
 
 /// The output head gets six bits at least.
 fn head(main: DType, cols: u64) -> DType {
-    let whole = cols % main.block_len() as u64 == 0;
+    let whole = cols.is_multiple_of(main.block_len() as u64);
     if whole && main != DType::Q8_0 { DType::Q6_K } else { DType::Q8_0 }
 }
 
 /// `dtype`, or its replacement where `cols` is no multiple of its block.
 fn fitting(dtype: DType, cols: u64) -> DType {
-    let fits = |d: DType| cols % d.block_len() as u64 == 0;
+    let fits = |d: DType| cols.is_multiple_of(d.block_len() as u64);
     let fallback = match dtype {
         DType::Q4_K => DType::Q5_0,
         DType::Q5_K => DType::Q5_1,
