@@ -46,10 +46,11 @@ impl Sampler {
     }
     /// Chooses as [`Sampler::choose`] does, and ranks as [`top`] does.
     pub fn choose_and_rank(&self, logits: &[f32], position: u64, n: usize) -> (Choice, Vec<Choice>) {
-        let logits = cleaned(logits);
-        let token = if self.params.temperature > 0.0 { self.draw(&logits, position) } else { most_likely(&logits) };
-        let logprobs = log_probabilities(&logits);
-        (Choice { token: token as u32, logprob: logprobs[token] }, ranked(&logits, &logprobs, n))
+        let mut row = cleaned(logits);
+        let token = if self.params.temperature > 0.0 { self.draw(&row, position) } else { most_likely(&row) };
+        let ids = ranked(&row, n);
+        log_probabilities(&mut row);
+        (choice(&row, token), ids.into_iter().map(|id| choice(&row, id)).collect())
     }
 
     fn draw(&self, logits: &[f32], position: u64) -> usize {
@@ -77,26 +78,32 @@ impl Sampler {
 
 /// The `n` most likely tokens of one row of logits with their log probabilities, most likely first; ties in the order of ids.
 pub fn top(logits: &[f32], n: usize) -> Vec<Choice> {
-    let logits = cleaned(logits);
-    ranked(&logits, &log_probabilities(&logits), n)
+    let mut row = cleaned(logits);
+    let ids = ranked(&row, n);
+    log_probabilities(&mut row);
+    ids.into_iter().map(|id| choice(&row, id)).collect()
 }
 
 fn cleaned(logits: &[f32]) -> Vec<f32> {
     logits.iter().map(|&x| if x.is_nan() { f32::MIN } else { x.clamp(f32::MIN, f32::MAX) }).collect()
 }
 
-fn log_probabilities(logits: &[f32]) -> Vec<f32> {
-    let mut row = logits.to_vec();
+fn log_probabilities(row: &mut [f32]) {
     let isa = Isa::available().pop().unwrap_or(Isa::Scalar);
-    Cpu::new(isa, 1).log_softmax(&mut row, logits.len());
-    row
+    let width = row.len();
+    Cpu::new(isa, 1).log_softmax(row, width);
+}
+
+fn choice(logprobs: &[f32], id: usize) -> Choice {
+    Choice { token: id as u32, logprob: logprobs[id] }
 }
 
 fn most_likely(row: &[f32]) -> usize {
     row.iter().enumerate().fold(0, |best, (id, x)| if *x > row[best] { id } else { best })
 }
 
-fn ranked(logits: &[f32], logprobs: &[f32], n: usize) -> Vec<Choice> {
+/// The `n` ids with the highest logits, highest first; ties in the order of ids.
+fn ranked(logits: &[f32], n: usize) -> Vec<usize> {
     let n = n.min(logits.len());
     if n == 0 {
         return Vec::new();
@@ -106,7 +113,7 @@ fn ranked(logits: &[f32], logprobs: &[f32], n: usize) -> Vec<Choice> {
     ids.select_nth_unstable_by(n - 1, order);
     ids.truncate(n);
     ids.sort_unstable_by(order);
-    ids.into_iter().map(|id| Choice { token: id as u32, logprob: logprobs[id] }).collect()
+    ids
 }
 
 /// Keeps the most likely candidates until their share reaches `top_p`, at least one.
