@@ -36,6 +36,9 @@ pub enum StoreError {
     /// Several safetensors files.
     #[error(transparent)]
     Sharded(#[from] coffer_checkpoint::sharded::ShardedError),
+    /// The weights could not be hashed.
+    #[error(transparent)]
+    Digest(#[from] coffer_evidence::DigestError),
     /// The operating system refused.
     #[error("{path}: {source}")]
     Io {
