@@ -217,6 +217,26 @@ mod tests {
         assert_eq!(text, "<s>\nU:hiA:yes</s>\nA:");
     }
 
+    /// The template of SmolLM2-135M-Instruct; the expected texts are those of transformers' `apply_chat_template`.
+    #[test]
+    fn smollm2_renders_as_transformers_does() {
+        let source = "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}\
+                      {{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}\
+                      {% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}\
+                      {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+        assert_eq!(
+            render(source, &[message("user", "What is the capital of France?")]).unwrap(),
+            "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n\
+             <|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+        );
+        let turns = [message("system", "S"), message("user", "u"), message("assistant", "a"), message("user", "<é>\n \"q\"")];
+        assert_eq!(
+            render(source, &turns).unwrap(),
+            "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n\
+             <|im_start|>user\n<é>\n \"q\"<|im_end|>\n<|im_start|>assistant\n"
+        );
+    }
+
     #[test]
     fn json_is_written_as_python_does() {
         assert_eq!(
