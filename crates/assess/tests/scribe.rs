@@ -16,11 +16,11 @@ use std::{ops::Range, path::PathBuf, sync::Arc};
 const HOLDOUT: &str = include_str!("../../../assets/text/holdout.txt");
 const PAIRS: &str = include_str!("../../../assets/eval/minimal-pairs.jsonl");
 
-const REFERENCE_PERPLEXITY: f64 = 30.368046;
-const COARSE_PERPLEXITY: f64 = 31.455860;
-const COARSE_KL_MEAN: f64 = 0.027244343;
-const COARSE_KL_P99: f64 = 0.111992884;
-const COARSE_SAME_TOP: f64 = 0.928571;
+const REFERENCE_PERPLEXITY: f64 = 29.320826;
+const COARSE_PERPLEXITY: f64 = 30.808295;
+const COARSE_KL_MEAN: f64 = 0.024849320;
+const COARSE_KL_P99: f64 = 0.097548884;
+const COARSE_SAME_TOP: f64 = 0.936024;
 
 /// The demo model with the lowest four bits of every bf16 weight cleared: a variant that needs no file.
 struct Coarse(Arc<dyn TensorSource>);
@@ -59,7 +59,7 @@ fn figures_agree_with_transformers() {
     coarse.weights = Arc::new(Coarse(coarse.weights));
     let mut options = Options::new(Text { name: "holdout.txt", text: HOLDOUT }, load());
     options.pairs = Some(Text { name: "minimal-pairs.jsonl", text: PAIRS });
-    options.max_tokens = 2048;
+    (options.max_tokens, options.window) = (1024, 128);
     options.portability = Some(PortabilityOptions { threads: vec![1, 2], tokens: 40 });
     options.policy = Some(Policy::parse("max_kl_mean = 0.0001\nrequire_same_bits = true", "p.toml").unwrap());
     let a = assess(subject("scribe-8m", &model), vec![subject("coarse", &coarse)], &options, &mut |_| {}).unwrap();
