@@ -7,7 +7,7 @@
 //! Everything depends on p and absolute positions alone, so neither the cut of a prompt nor the cache shows.
 
 use crate::math::exp_lanes;
-use crate::rows::{largest, vectors, write};
+use crate::rows::{largest, vector, write};
 use crate::shared::Shared;
 use crate::simd::{Kernel, LANES, Simd};
 
@@ -131,11 +131,13 @@ impl Part<'_> {
         for j in positions {
             let k = &self.k[j * head_dim..][..head_dim];
             let mut sums = [S::splat(0.0); H];
-            vectors::<S>(k, 0.0, |at, k| {
+            for at in (0..head_dim).step_by(LANES) {
+                let k = vector::<S>(k, at, 0.0);
                 for h in 0..H {
-                    sums[h] = S::add(sums[h], S::mul(query::<S>(&q[h * head_dim..][..head_dim], at), k));
+                    let q = vector::<S>(&q[h * head_dim..][..head_dim], at, 0.0);
+                    sums[h] = S::add(sums[h], S::mul(q, k));
                 }
-            });
+            }
             for h in 0..H {
                 scores[h * stride + j - base] = S::sum(sums[h]) * scale;
             }
@@ -175,29 +177,19 @@ impl Part<'_> {
             channel += LANES * CHANNELS;
         }
         while channel < head_dim {
-            let width = (head_dim - channel).min(LANES);
             let mut acc = [S::splat(0.0); H];
             for j in positions.clone() {
-                vectors::<S>(&self.v[j * head_dim + channel..][..width], 0.0, |_, v| {
-                    for h in 0..H {
-                        acc[h] = S::add(acc[h], S::mul(S::splat(weights[h * stride + j - base]), v));
-                    }
-                });
+                let v = vector::<S>(&self.v[j * head_dim..][..head_dim], channel, 0.0);
+                for h in 0..H {
+                    acc[h] = S::add(acc[h], S::mul(S::splat(weights[h * stride + j - base]), v));
+                }
             }
             for h in 0..H {
                 write::<S>(&mut out[h * head_dim..][..head_dim], channel, S::div(acc[h], S::splat(sums[h])));
             }
-            channel += width;
+            channel += LANES;
         }
     }
-}
-
-/// Vector of a query at `at`; lanes past its end are zero.
-#[inline(always)]
-fn query<S: Simd>(q: &[f32], at: usize) -> S::F {
-    let mut vector = S::splat(0.0);
-    vectors::<S>(&q[at..(at + LANES).min(q.len())], 0.0, |_, x| vector = x);
-    vector
 }
 
 /// Cuts a task into parts for the threads.

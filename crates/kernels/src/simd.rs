@@ -81,6 +81,7 @@ pub(crate) trait Simd: Copy {
 }
 
 /// A computation written once and compiled for each instruction set; `run` must be `#[inline(always)]` down to the lanes.
+/// No closure may touch lanes: the compiler can leave it out of line, without the features, and then each operation is a call.
 pub(crate) trait Kernel {
     fn run<S: Simd>(self);
 }
