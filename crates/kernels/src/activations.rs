@@ -78,6 +78,7 @@ impl Activations {
             .collect()
     }
 
+    #[inline]
     pub(crate) fn token(&self, t: usize) -> Token {
         let block = t * (self.cols / self.coding.block());
         Token {

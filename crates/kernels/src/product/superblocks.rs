@@ -14,15 +14,18 @@ pub(super) trait Superblock {
     const COLS: usize;
     /// Whether there are minima, and a `dmin` after `d`.
     const MIN: bool;
-    /// Whatever scales and minima are unpacked from.
-    type Scales<S: Simd>: Copy;
+    /// The scales of sub-blocks 4w.., a byte for each.
+    ///
     /// # Safety
     /// `block` must point to a readable panel block, here and below.
-    unsafe fn scales<S: Simd>(block: *const u8) -> Self::Scales<S>;
-    /// Scale of sub-block `s`.
-    fn scale<S: Simd>(scales: Self::Scales<S>, s: usize) -> S::I;
+    unsafe fn scales<S: Simd>(block: *const u8, w: usize) -> S::I;
+    /// Byte `i` of scales.
+    fn scale<S: Simd>(scales: S::I, i: usize) -> S::I;
     /// Four vectors of two minima each as 16-bit halves, those of sub-blocks (0, 2), (1, 3), (4, 6), (5, 7).
-    fn minima<S: Simd>(scales: Self::Scales<S>) -> [S::I; 4];
+    ///
+    /// # Safety
+    /// As `scales`.
+    unsafe fn minima<S: Simd>(block: *const u8) -> [S::I; 4];
     /// The unsigned codes of columns 4v.. of sub-block `s`.
     ///
     /// # Safety
@@ -37,63 +40,54 @@ pub(super) struct Q5;
 /// Q6_K.
 pub(super) struct Q6;
 
-/// Eight scales and eight minima of six bits each, a byte for each sub-block.
-pub(super) struct SixBits<S: Simd> {
-    scales: [S::I; 2],
-    minima: [S::I; 2],
+/// Scales of six bits: four in one word, four in two. `p` points to three words of packed scales and minima.
+///
+/// # Safety
+/// The words must be readable.
+#[inline(always)]
+unsafe fn six_bits<S: Simd>(p: *const u8, w: usize) -> S::I {
+    // SAFETY: the caller's promise.
+    let first = unsafe { S::load_i(p) };
+    if w == 0 {
+        return S::and(first, S::splat_i(0x3f3f_3f3f));
+    }
+    // SAFETY: as above.
+    let low = S::and(unsafe { S::load_i(p.add(128)) }, S::splat_i(0x0f0f_0f0f));
+    S::or(low, S::and(S::shr(first, 2), S::splat_i(0x3030_3030)))
 }
 
-impl<S: Simd> Clone for SixBits<S> {
-    #[inline(always)]
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<S: Simd> Copy for SixBits<S> {}
-
-impl<S: Simd> SixBits<S> {
-    /// # Safety
-    /// `p` must point to the three words of packed scales.
-    #[inline(always)]
-    unsafe fn load(p: *const u8) -> Self {
-        let (six, four, top) = (S::splat_i(0x3f3f_3f3f), S::splat_i(0x0f0f_0f0f), S::splat_i(0x3030_3030));
-        // SAFETY: the caller's promise.
-        let [a, b, c] = unsafe { [S::load_i(p), S::load_i(p.add(64)), S::load_i(p.add(128))] };
-        Self {
-            scales: [S::and(a, six), S::or(S::and(c, four), S::and(S::shr(a, 2), top))],
-            minima: [S::and(b, six), S::or(S::and(S::shr(c, 4), four), S::and(S::shr(b, 2), top))],
-        }
-    }
-    #[inline(always)]
-    fn scale(self, s: usize) -> S::I {
-        S::and(S::shr(self.scales[s / 4], 8 * (s as u32 % 4)), S::splat_i(0xff))
-    }
-    #[inline(always)]
-    fn minima(self) -> [S::I; 4] {
-        let (even, [a, b]) = (S::splat_i(0x00ff_00ff), self.minima);
-        [S::and(a, even), S::and(S::shr(a, 8), even), S::and(b, even), S::and(S::shr(b, 8), even)]
-    }
+/// Minima of six bits beside [`six_bits`].
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn six_bit_minima<S: Simd>(p: *const u8) -> [S::I; 4] {
+    let even = S::splat_i(0x00ff_00ff);
+    // SAFETY: the caller's promise.
+    let (b, c) = unsafe { (S::load_i(p.add(64)), S::load_i(p.add(128))) };
+    let low = S::and(b, S::splat_i(0x3f3f_3f3f));
+    let high = S::or(S::and(S::shr(c, 4), S::splat_i(0x0f0f_0f0f)), S::and(S::shr(b, 2), S::splat_i(0x3030_3030)));
+    [S::and(low, even), S::and(S::shr(low, 8), even), S::and(high, even), S::and(S::shr(high, 8), even)]
 }
 
 impl Superblock for Q4 {
     const WORDS: usize = 35;
     const COLS: usize = 32;
     const MIN: bool = true;
-    type Scales<S: Simd> = SixBits<S>;
 
     #[inline(always)]
-    unsafe fn scales<S: Simd>(block: *const u8) -> SixBits<S> {
+    unsafe fn scales<S: Simd>(block: *const u8, w: usize) -> S::I {
         // SAFETY: the caller's promise.
-        unsafe { SixBits::load(block.add(64 * 32)) }
+        unsafe { six_bits::<S>(block.add(64 * 32), w) }
     }
     #[inline(always)]
-    fn scale<S: Simd>(scales: SixBits<S>, s: usize) -> S::I {
-        scales.scale(s)
+    fn scale<S: Simd>(scales: S::I, i: usize) -> S::I {
+        S::and(S::shr(scales, 8 * i as u32), S::splat_i(0xff))
     }
     #[inline(always)]
-    fn minima<S: Simd>(scales: SixBits<S>) -> [S::I; 4] {
-        scales.minima()
+    unsafe fn minima<S: Simd>(block: *const u8) -> [S::I; 4] {
+        // SAFETY: the caller's promise.
+        unsafe { six_bit_minima::<S>(block.add(64 * 32)) }
     }
     #[inline(always)]
     unsafe fn codes<S: Simd>(block: *const u8, s: usize, v: usize) -> S::I {
@@ -107,20 +101,20 @@ impl Superblock for Q5 {
     const WORDS: usize = 43;
     const COLS: usize = 32;
     const MIN: bool = true;
-    type Scales<S: Simd> = SixBits<S>;
 
     #[inline(always)]
-    unsafe fn scales<S: Simd>(block: *const u8) -> SixBits<S> {
+    unsafe fn scales<S: Simd>(block: *const u8, w: usize) -> S::I {
         // SAFETY: the caller's promise.
-        unsafe { SixBits::load(block.add(64 * 40)) }
+        unsafe { six_bits::<S>(block.add(64 * 40), w) }
     }
     #[inline(always)]
-    fn scale<S: Simd>(scales: SixBits<S>, s: usize) -> S::I {
-        scales.scale(s)
+    fn scale<S: Simd>(scales: S::I, i: usize) -> S::I {
+        S::and(S::shr(scales, 8 * i as u32), S::splat_i(0xff))
     }
     #[inline(always)]
-    fn minima<S: Simd>(scales: SixBits<S>) -> [S::I; 4] {
-        scales.minima()
+    unsafe fn minima<S: Simd>(block: *const u8) -> [S::I; 4] {
+        // SAFETY: the caller's promise.
+        unsafe { six_bit_minima::<S>(block.add(64 * 40)) }
     }
     #[inline(always)]
     unsafe fn codes<S: Simd>(block: *const u8, s: usize, v: usize) -> S::I {
@@ -134,26 +128,18 @@ impl Superblock for Q6 {
     const WORDS: usize = 52;
     const COLS: usize = 16;
     const MIN: bool = false;
-    type Scales<S: Simd> = [S::I; 4];
 
     #[inline(always)]
-    unsafe fn scales<S: Simd>(block: *const u8) -> [S::I; 4] {
+    unsafe fn scales<S: Simd>(block: *const u8, w: usize) -> S::I {
         // SAFETY: the caller's promise; 32 + 16 words of codes come first.
-        unsafe {
-            [
-                S::load_i(block.add(64 * 48)),
-                S::load_i(block.add(64 * 49)),
-                S::load_i(block.add(64 * 50)),
-                S::load_i(block.add(64 * 51)),
-            ]
-        }
+        unsafe { S::load_i(block.add(64 * (48 + w))) }
     }
     #[inline(always)]
-    fn scale<S: Simd>(scales: [S::I; 4], s: usize) -> S::I {
-        S::sar(S::shl(scales[s / 4], 24 - 8 * (s as u32 % 4)), 24)
+    fn scale<S: Simd>(scales: S::I, i: usize) -> S::I {
+        S::sar(S::shl(scales, 24 - 8 * i as u32), 24)
     }
     #[inline(always)]
-    fn minima<S: Simd>(_: [S::I; 4]) -> [S::I; 4] {
+    unsafe fn minima<S: Simd>(_: *const u8) -> [S::I; 4] {
         [S::splat_i(0); 4]
     }
     #[inline(always)]
@@ -177,17 +163,16 @@ impl<B: Superblock> Format for Super<B> {
 
     #[inline(always)]
     unsafe fn tile<S: Simd, const T: usize>(panels: [*const u8; PANELS], cols: usize, tokens: [Token; T]) -> [[S::F; T]; PANELS] {
-        let bytes = B::WORDS * 64 + if B::MIN { 64 } else { 32 };
+        let bytes = bytes::<B>();
         let mut sums = [[S::splat(0.0); T]; PANELS];
         for b in 0..cols / 256 {
             let at = [panels[0].wrapping_add(b * bytes), panels[1].wrapping_add(b * bytes)];
             // SAFETY: block b is in the panels and in the tokens.
             unsafe {
-                let scales = [B::scales::<S>(at[0]), B::scales::<S>(at[1])];
-                let dots = integers::<S, B, T>(at, scales, b, &tokens);
+                let dots = integers::<S, B, T>(at, b, &tokens);
                 for p in 0..PANELS {
                     let d = S::load_f16(at[p].add(B::WORDS * 64));
-                    let minima = B::minima::<S>(scales[p]);
+                    let minima = B::minima::<S>(at[p]);
                     for t in 0..T {
                         let mut x = S::mul(S::to_f(dots[p][t]), d);
                         if B::MIN {
@@ -207,6 +192,11 @@ impl<B: Superblock> Format for Super<B> {
     }
 }
 
+/// Bytes of a panel block.
+const fn bytes<B: Superblock>() -> usize {
+    B::WORDS * 64 + if B::MIN { 64 } else { 32 }
+}
+
 /// The integer products of block `b`, each sub-block times its scale.
 ///
 /// # Safety
@@ -214,38 +204,59 @@ impl<B: Superblock> Format for Super<B> {
 #[inline(always)]
 unsafe fn integers<S: Simd, B: Superblock, const T: usize>(
     at: [*const u8; PANELS],
-    scales: [B::Scales<S>; PANELS],
     b: usize,
     tokens: &[Token; T],
 ) -> [[S::I; T]; PANELS] {
     let mut sums = [[S::splat_i(0); T]; PANELS];
-    for s in 0..256 / B::COLS {
-        let mut dots = [[S::splat_i(0); T]; PANELS];
-        if !B::MIN {
-            for t in 0..T {
-                // SAFETY: a block has sixteen sums.
-                let start = S::splat_i(unsafe { *tokens[t].sums.add(16 * b + s) });
-                (dots[0][t], dots[1][t]) = (start, start);
-            }
-        }
-        for v in 0..B::COLS / 4 {
+    for w in 0..64 / B::COLS {
+        // SAFETY: the caller's promise, here and below.
+        let scales = unsafe { [B::scales::<S>(at[0], w), B::scales::<S>(at[1], w)] };
+        for i in 0..4 {
+            // SAFETY: the fourth sub-block of the last word of scales ends at column 256.
+            let dots = unsafe { sub_block::<S, B, T>(at, b, 4 * w + i, tokens) };
             for p in 0..PANELS {
-                // SAFETY: the caller's promise; a block has 256 codes.
-                unsafe {
-                    let codes = B::codes::<S>(at[p], s, v);
-                    for t in 0..T {
-                        let word = tokens[t].codes.add(256 * b + B::COLS * s + 4 * v).cast::<i32>().read_unaligned();
-                        dots[p][t] = S::dot4(dots[p][t], codes, word);
-                    }
+                let scale = B::scale::<S>(scales[p], i);
+                for t in 0..T {
+                    sums[p][t] = S::add_i(sums[p][t], S::mul_i(scale, dots[p][t]));
                 }
-            }
-        }
-        for p in 0..PANELS {
-            let scale = B::scale::<S>(scales[p], s);
-            for t in 0..T {
-                sums[p][t] = S::add_i(sums[p][t], S::mul_i(scale, dots[p][t]));
             }
         }
     }
     sums
+}
+
+/// The integer products of sub-block `s`. Asks for its share of the next block: columns do not lie in order, so that the
+/// machine cannot guess what comes next.
+///
+/// # Safety
+/// As [`integers`].
+#[inline(always)]
+unsafe fn sub_block<S: Simd, B: Superblock, const T: usize>(
+    at: [*const u8; PANELS],
+    b: usize,
+    s: usize,
+    tokens: &[Token; T],
+) -> [[S::I; T]; PANELS] {
+    let mut dots = [[S::splat_i(0); T]; PANELS];
+    if !B::MIN {
+        for t in 0..T {
+            // SAFETY: a block has sixteen sums.
+            let start = S::splat_i(unsafe { *tokens[t].sums.add(16 * b + s) });
+            (dots[0][t], dots[1][t]) = (start, start);
+        }
+    }
+    for v in 0..B::COLS / 4 {
+        for p in 0..PANELS {
+            S::prefetch(at[p].wrapping_add(bytes::<B>() + (B::COLS / 4 * s + v) * (bytes::<B>() / 64)));
+            // SAFETY: the caller's promise; a block has 256 codes.
+            unsafe {
+                let codes = B::codes::<S>(at[p], s, v);
+                for t in 0..T {
+                    let word = tokens[t].codes.add(256 * b + B::COLS * s + 4 * v).cast::<i32>().read_unaligned();
+                    dots[p][t] = S::dot4(dots[p][t], codes, word);
+                }
+            }
+        }
+    }
+    dots
 }
