@@ -7,7 +7,6 @@ pub mod generate;
 pub mod sampling;
 pub mod scheduler;
 
-mod elementary;
 mod forward;
 mod load;
 mod random;

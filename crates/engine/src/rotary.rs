@@ -1,6 +1,6 @@
 //! Frequencies of rotary position embedding, under the numeric contract.
 
-use crate::elementary::{exp, ln};
+use coffer_kernels::math::{exp, ln};
 use coffer_model::{RopeConfig, config::RopeScaling};
 use std::f64::consts::TAU;
 

@@ -3,8 +3,8 @@
 //!
 //! Logits that are no finite numbers have a meaning: NaN and −∞ count as the smallest float, ∞ as the largest.
 
-use crate::{elementary::exp, random};
-use coffer_kernels::{Cpu, Isa};
+use crate::random;
+use coffer_kernels::{Cpu, Isa, math::exp};
 use std::cmp::Ordering;
 
 /// A token whose probability is below e to this of the most likely one's is never drawn.
