@@ -1,2 +1,26 @@
-//! The `coffer` command.
-fn main() {}
+//! The `coffer` command: parse, call, print. Everything that computes lives in the crates below.
+
+mod args;
+mod client;
+mod commands;
+mod demo;
+mod exit;
+mod model_input;
+mod output;
+mod progress;
+mod settings;
+
+use clap::FromArgMatches;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let matches = match settings::command().and_then(|command| Ok(command.try_get_matches()?)) {
+        Ok(matches) => matches,
+        Err(error) => return exit::report(&error),
+    };
+    let result = args::Cli::from_arg_matches(&matches).map_err(Into::into).and_then(|cli| commands::run(cli.command));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => exit::report(&error),
+    }
+}

@@ -1,0 +1,171 @@
+//! `coffer inspect`: what a model is, without running it.
+
+use crate::{
+    model_input::Identities,
+    output::{self, Table},
+};
+use anyhow::Result;
+use coffer_store::{Container, Model};
+use std::{collections::BTreeMap, path::PathBuf};
+
+/// Show what a model is: architecture, shape, types of its tensors, tokenizer, chat template.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Hugging Face directory, GGUF file or sealed bundle
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    #[command(flatten)]
+    identities: Identities,
+    /// List every tensor
+    #[arg(long)]
+    tensors: bool,
+    /// Compute the digest of the weights (reads all of them)
+    #[arg(long)]
+    digest: bool,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is known of a model without running it.
+#[derive(serde::Serialize)]
+pub(crate) struct Summary {
+    architecture: String,
+    container: &'static str,
+    sealed: bool,
+    parameters: u64,
+    weight_bytes: u64,
+    bits_per_weight: f64,
+    layers: usize,
+    hidden: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    ffn: usize,
+    vocabulary: usize,
+    tokenizer_tokens: Option<usize>,
+    context: usize,
+    tied_embeddings: bool,
+    chat_template: bool,
+    types: BTreeMap<String, TypeShare>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weights_digest: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tensors: Vec<Tensor>,
+}
+
+#[derive(Default, serde::Serialize)]
+struct TypeShare {
+    tensors: u64,
+    parameters: u64,
+    bytes: u64,
+}
+
+#[derive(serde::Serialize)]
+struct Tensor {
+    name: String,
+    dtype: String,
+    shape: Vec<u64>,
+    bytes: u64,
+}
+
+/// Opens the model and prints its summary.
+pub(crate) fn run(args: Args) -> Result<()> {
+    let model = args.identities.open(&args.model)?;
+    let mut summary = Summary::of(&model);
+    if args.digest {
+        summary.weights_digest = Some(model.weights_digest()?.to_string());
+    }
+    if args.tensors {
+        summary.tensors = model.weights.index().iter().map(|(_, t)| Tensor::from(t)).collect();
+    }
+    if args.json {
+        return output::json(&summary);
+    }
+    print!("{summary}");
+    Ok(())
+}
+
+impl Summary {
+    /// Summary of `model`.
+    pub(crate) fn of(model: &Model) -> Self {
+        let mut types: BTreeMap<String, TypeShare> = BTreeMap::new();
+        for (_, t) in model.weights.index().iter() {
+            let share = types.entry(t.dtype.name()).or_default();
+            share.tensors += 1;
+            share.parameters += t.elements().unwrap_or(0);
+            share.bytes += t.bytes().unwrap_or(0);
+        }
+        let parameters: u64 = types.values().map(|t| t.parameters).sum();
+        let c = &model.config;
+        Self {
+            architecture: format!("{:?}", c.architecture).to_lowercase(),
+            container: match model.container {
+                Container::HuggingFace => "Hugging Face directory",
+                Container::Gguf => "GGUF",
+            },
+            sealed: model.sealed,
+            parameters,
+            weight_bytes: model.weight_bytes,
+            bits_per_weight: model.weight_bytes as f64 * 8.0 / parameters.max(1) as f64,
+            layers: c.layers,
+            hidden: c.hidden,
+            heads: c.heads,
+            kv_heads: c.kv_heads,
+            head_dim: c.head_dim,
+            ffn: c.ffn,
+            vocabulary: c.vocab,
+            tokenizer_tokens: model.tokenizer.as_ref().map(coffer_model::Tokenizer::vocab_size),
+            context: c.context,
+            tied_embeddings: c.tie_embeddings,
+            chat_template: model.template.is_some(),
+            types,
+            weights_digest: None,
+            tensors: Vec::new(),
+        }
+    }
+}
+
+/// The summary for people.
+impl std::fmt::Display for Summary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let sealed = if self.sealed { ", sealed" } else { "" };
+        writeln!(f, "architecture  {} ({}{sealed})", self.architecture, self.container)?;
+        writeln!(
+            f,
+            "parameters    {} in {}, {:.2} bits per weight",
+            output::count(self.parameters),
+            output::bytes(self.weight_bytes),
+            self.bits_per_weight
+        )?;
+        writeln!(
+            f,
+            "shape         {} layers, hidden {}, {} heads ({} key-value) of {}, feed-forward {}",
+            self.layers, self.hidden, self.heads, self.kv_heads, self.head_dim, self.ffn
+        )?;
+        let tokens = self.tokenizer_tokens.map_or_else(|| "no tokenizer".to_owned(), |n| format!("tokenizer of {n}"));
+        let template = if self.chat_template { "chat template" } else { "no chat template" };
+        writeln!(f, "vocabulary    {} rows, {tokens}, {template}", self.vocabulary)?;
+        writeln!(f, "context       {} tokens", self.context)?;
+        let types: Vec<String> =
+            self.types.iter().map(|(name, t)| format!("{} {name} ({})", t.tensors, output::bytes(t.bytes))).collect();
+        writeln!(f, "tensors       {}", types.join(", "))?;
+        if let Some(digest) = &self.weights_digest {
+            writeln!(f, "weights       {digest}")?;
+        }
+        if !self.tensors.is_empty() {
+            let mut table = Table::new(&["tensor", "type", "shape", ">bytes"]);
+            for t in &self.tensors {
+                table.row([t.name.clone(), t.dtype.clone(), format!("{:?}", t.shape), output::count(t.bytes)]);
+            }
+            write!(f, "{table}")?;
+        }
+        Ok(())
+    }
+}
+
+impl From<&coffer_checkpoint::TensorInfo> for Tensor {
+    fn from(t: &coffer_checkpoint::TensorInfo) -> Self {
+        Self { name: t.name.clone(), dtype: t.dtype.name(), shape: t.shape.clone(), bytes: t.bytes().unwrap_or(0) }
+    }
+}

@@ -1,0 +1,24 @@
+//! `coffer keygen`: a key pair; the private half goes into a file, the public half to stdout.
+
+use anyhow::Result;
+use coffer_seal::Identity;
+use std::path::PathBuf;
+
+/// Make a key. The private key goes into a file that only you may read; the recipient, which others need to seal
+/// models for you, is printed. The file is an ordinary age identity file.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// File for the private key; an existing file is never overwritten
+    #[arg(short, long, value_name = "KEY")]
+    output: PathBuf,
+}
+
+/// Makes and writes the key.
+pub(crate) fn run(args: Args) -> Result<()> {
+    let identity = Identity::generate();
+    identity.write(&args.output)?;
+    if let Some(recipient) = identity.recipient() {
+        println!("{recipient}");
+    }
+    Ok(())
+}

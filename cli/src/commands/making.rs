@@ -1,0 +1,59 @@
+//! What the commands that make a model share: `--dry-run`, `--json`, and how the outcome is told.
+
+use crate::output::{self, Table};
+use anyhow::Result;
+use coffer_compress::{Plan, Summary};
+use std::path::Path;
+
+/// Flags of every command that makes a model.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub(crate) struct Flags {
+    /// Only say what would be written, and what that takes
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl Flags {
+    /// Tells what would be made.
+    pub(crate) fn planned(self, plan: &Plan) -> Result<()> {
+        if self.json {
+            return output::json(plan);
+        }
+        let mut table = Table::new(&["tensor", "type", "shape", ">bytes"]);
+        for t in &plan.outputs {
+            table.row([t.name.clone(), t.dtype.clone(), format!("{:?}", t.shape), output::count(t.bytes)]);
+        }
+        print!("{table}");
+        println!("{}", describe(&plan.summary));
+        println!(
+            "{} steps, {} of memory at the busiest moment; nothing was written",
+            plan.steps,
+            output::bytes(plan.peak_memory)
+        );
+        Ok(())
+    }
+
+    /// Tells what was made.
+    pub(crate) fn made(self, out: &Path, summary: &Summary) -> Result<()> {
+        if self.json {
+            return output::json(summary);
+        }
+        println!("{}: {}", out.display(), describe(summary));
+        Ok(())
+    }
+}
+
+/// Bytes before and after, bits per weight, types.
+pub(crate) fn describe(summary: &Summary) -> String {
+    let types: Vec<String> = summary.types.iter().map(|(name, n)| format!("{n} {name}")).collect();
+    let (before, after) = (output::bytes(summary.bytes_in), output::bytes(summary.bytes_out));
+    format!(
+        "{before} -> {after}, {:.2} bits per weight ({} tensors: {})",
+        summary.bits_per_weight,
+        summary.tensors,
+        types.join(", ")
+    )
+}

@@ -1,0 +1,43 @@
+//! One file a command: its flags, then what it does.
+
+pub(crate) mod assess;
+pub(crate) mod convert;
+pub(crate) mod doctor;
+pub(crate) mod eval;
+pub(crate) mod generate;
+pub(crate) mod inspect;
+pub(crate) mod keygen;
+pub(crate) mod keys;
+pub(crate) mod making;
+pub(crate) mod merge;
+pub(crate) mod open;
+pub(crate) mod prune;
+pub(crate) mod quantize;
+pub(crate) mod scan;
+pub(crate) mod seal;
+pub(crate) mod serve;
+
+use crate::{args::Command, demo};
+use anyhow::Result;
+
+/// Runs `command`.
+pub(crate) fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Demo(args) => demo::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Scan(args) => scan::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Convert(args) => convert::run(args),
+        Command::Merge(args) => merge::run(args),
+        Command::Prune(args) => prune::run(args),
+        Command::Quantize(args) => quantize::run(args),
+        Command::Keygen(args) => keygen::run(args),
+        Command::Seal(args) => seal::run(args),
+        Command::Open(args) => open::run(args),
+        Command::Assess(args) => assess::run(args),
+        Command::Generate(args) => generate::run(args),
+        Command::Serve(args) => serve::run(args),
+        Command::Keys(args) => keys::run(args),
+    }
+}

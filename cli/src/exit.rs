@@ -1,0 +1,57 @@
+//! Exit codes: 0 done, 1 the tool failed, 2 wrong usage, 3 a gate said no.
+
+use std::process::ExitCode;
+
+/// A gate (policy, verification, unsafe file) said no. The details were already printed where they belong.
+#[derive(Debug)]
+pub(crate) struct Refused(pub(crate) String);
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "refused: {}", self.0)
+    }
+}
+impl std::error::Error for Refused {}
+
+/// The flags contradict each other, or a value cannot be meant.
+#[derive(Debug)]
+pub(crate) struct Usage(pub(crate) String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+impl std::error::Error for Usage {}
+
+/// Prints `error` with its causes on stderr and gives the exit code that it stands for.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    if let Some(clap) = error.downcast_ref::<clap::Error>() {
+        // Printing fails only when stderr is gone; the exit code still tells.
+        let _ = clap.print();
+        return ExitCode::from(if clap.use_stderr() { 2 } else { 0 });
+    }
+    eprintln!("error: {}", chain(error));
+    ExitCode::from(code(error))
+}
+
+fn code(error: &anyhow::Error) -> u8 {
+    if error.is::<Refused>() {
+        3
+    } else if error.is::<Usage>() {
+        2
+    } else {
+        1
+    }
+}
+
+/// The causes in one line, leaving out those that only repeat what was said.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}

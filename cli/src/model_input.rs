@@ -1,0 +1,96 @@
+//! Flags that every command with a model shares, and how a model gets from its path into memory.
+
+use crate::{
+    exit::Usage,
+    progress::{Progress, Style},
+};
+use anyhow::{Context, Result};
+use coffer_engine::{Engine, LoadOptions};
+use coffer_kernels::Isa;
+use coffer_seal::{Identity, bundle::Bundle};
+use coffer_store::Model;
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
+
+/// Keys for sealed models.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub(crate) struct Identities {
+    /// Key file that opens a sealed model (age identity or OpenSSH private key); may be repeated
+    #[arg(short, long, value_name = "FILE")]
+    identity: Vec<PathBuf>,
+}
+
+impl Identities {
+    /// Reads the key files.
+    pub(crate) fn load(&self) -> Result<Vec<Identity>> {
+        let mut all = Vec::new();
+        for path in &self.identity {
+            all.extend(Identity::read(path)?);
+        }
+        Ok(all)
+    }
+
+    /// The key files, to hand them on.
+    pub(crate) fn paths(&self) -> &[PathBuf] {
+        &self.identity
+    }
+
+    /// Reads the key files for `path`, which must be named if it is sealed.
+    pub(crate) fn load_for(&self, path: &Path) -> Result<Vec<Identity>> {
+        if self.identity.is_empty() && Bundle::is_bundle(path) {
+            return Err(Usage(format!("{} is sealed; name the key that opens it with --identity", path.display())).into());
+        }
+        self.load()
+    }
+
+    /// Opens a model, plain or sealed.
+    pub(crate) fn open(&self, path: &Path) -> Result<Model> {
+        Ok(coffer_store::open(path, &self.load_for(path)?)?)
+    }
+}
+
+/// How to run a model.
+#[derive(clap::Args, Clone, Copy, Debug, Default)]
+pub(crate) struct Compute {
+    /// Threads; results do not depend on them [default: all cores]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+    /// Longest context in tokens [default: the model's own]
+    #[arg(long, value_name = "TOKENS")]
+    context: Option<NonZeroUsize>,
+}
+
+impl Compute {
+    /// How to load a model.
+    pub(crate) fn options(self) -> Result<LoadOptions> {
+        Ok(LoadOptions { isa: Isa::detect()?, threads: threads(self.threads), context: self.context.map(NonZeroUsize::get) })
+    }
+
+    /// The flags again, to hand them on.
+    pub(crate) fn flags(self) -> Vec<String> {
+        let flag = |name: &str, value: Option<NonZeroUsize>| value.map(|v| format!("--{name}={v}"));
+        [flag("threads", self.threads), flag("context", self.context)].into_iter().flatten().collect()
+    }
+
+    /// Loads `model` for running.
+    pub(crate) fn load(self, model: &Model, style: Style) -> Result<Engine> {
+        let options = self.options()?;
+        let mut progress = Progress::bytes(style, "loading");
+        Ok(Engine::load(&model.config, model.weights.as_ref(), options, &mut |done, total| progress.update(done, total))?)
+    }
+}
+
+/// `asked`, or one thread a core.
+pub(crate) fn threads(asked: Option<NonZeroUsize>) -> usize {
+    asked.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
+}
+
+/// Reads a text file, bounded.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    const LIMIT: u64 = 256 << 20;
+    let size = std::fs::metadata(path).with_context(|| path.display().to_string())?.len();
+    anyhow::ensure!(size <= LIMIT, "{}: {size} bytes of text; at most {LIMIT} are read", path.display());
+    std::fs::read_to_string(path).with_context(|| format!("{}: not readable as UTF-8 text", path.display()))
+}

@@ -1,0 +1,145 @@
+//! The commands as a user types them, from a checkpoint to a verdict, on the model that lies in the project.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod coffer;
+
+use coffer::{Folder, asset, ok, run};
+use serde_json::Value;
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+#[test]
+fn a_sealed_model_answers_as_the_plain_one() {
+    let folder = Folder::new();
+    let (gguf, key, bundle) = (folder.path("small.gguf"), folder.path("key"), folder.path("small.sealed"));
+    let scribe = asset("models/scribe-8m");
+    ok(&["quantize", &scribe, "--type", "q4_0", "-o", &gguf]);
+    let recipient = ok(&["keygen", "-o", &key]);
+    ok(&["seal", &gguf, "-o", &bundle, "--recipient", recipient.trim()]);
+
+    let say = ["--prompt", "The old house stood", "-n", "20", "--seed", "5", "--threads", "1"];
+    let plain = ok(&[&["generate", &gguf], &say[..]].concat());
+    let sealed = ok(&[&["generate", &bundle, "--identity", &key], &say[..]].concat());
+    assert!(plain.len() > 20, "{plain:?}");
+    assert_eq!(plain, sealed);
+    let digest = |args: &[&str]| json(&ok(args))["weights_digest"].clone();
+    let of_plain = digest(&["inspect", &gguf, "--digest", "--json"]);
+    assert_eq!(of_plain, digest(&["inspect", &bundle, "--identity", &key, "--digest", "--json"]));
+    assert!(of_plain.as_str().unwrap().starts_with("sha256:"));
+
+    let back = folder.path("back");
+    ok(&["open", &bundle, "--identity", &key, "-o", &back]);
+    assert_eq!(std::fs::read(&gguf).unwrap(), std::fs::read(format!("{back}/small.gguf")).unwrap());
+}
+
+#[test]
+fn every_instruction_set_and_thread_count_says_the_same() {
+    let scribe = asset("models/scribe-8m");
+    let doctor = json(&ok(&["doctor", "--json"]));
+    let mut answers = std::collections::BTreeSet::new();
+    for isa in doctor["instruction_sets"].as_array().unwrap() {
+        for threads in ["1", "2", "4"] {
+            let arguments = ["generate", &scribe, "--prompt", "It was", "-n", "16", "--threads", threads];
+            let out = coffer::command(&arguments).env("COFFER_ISA", isa.as_str().unwrap()).output().unwrap();
+            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+            answers.insert(out.stdout);
+        }
+    }
+    assert_eq!(answers.len(), 1);
+}
+
+#[test]
+fn a_policy_accepts_and_refuses_with_reasons() {
+    let folder = Folder::new();
+    let scribe = asset("models/scribe-8m");
+    let (good, bad) = (folder.path("q8.gguf"), folder.path("pruned"));
+    ok(&["quantize", &scribe, "--type", "Q8_0", "-o", &good]);
+    ok(&["prune", &scribe, "--sparsity", "0.7", "-o", &bad]);
+    let policy = folder.write("limits.toml", "max_kl_mean = 0.05\n");
+    let text = asset("text/holdout.txt");
+    let common = ["--text", &text, "--max-tokens", "300", "--no-speed", "--policy", &policy, "--json"];
+    let accepted = run(&[&["assess", &scribe, "--variant", &good], &common[..]].concat());
+    assert_eq!(accepted.code, 0, "{}", accepted.stderr);
+    let report = folder.path("report");
+    let refused = run(&[&["assess", &scribe, "--variant", &bad, "-o", &report], &common[..]].concat());
+    assert_eq!(refused.code, 3, "{}", refused.stderr);
+    assert!(refused.stderr.contains("refuses 1 of 1"), "{}", refused.stderr);
+    let written = json(&std::fs::read_to_string(format!("{report}/report.json")).unwrap());
+    assert_eq!(written, json(&refused.stdout));
+    assert!(std::fs::read_to_string(format!("{report}/report.html")).unwrap().contains("max_kl_mean"));
+}
+
+#[test]
+fn eval_measures_a_text_alone_and_beside_a_reference() {
+    let folder = Folder::new();
+    let (scribe, text) = (asset("models/scribe-8m"), asset("text/holdout.txt"));
+    let small = folder.path("small.gguf");
+    ok(&["quantize", &scribe, "--type", "Q4_K_M", "-o", &small]);
+    let alone = json(&ok(&["eval", &scribe, "--text", &text, "--max-tokens", "512", "--json"]));
+    assert!(alone["perplexity"].as_f64().unwrap() > 1.0 && alone.get("kl_mean").is_none(), "{alone}");
+    let beside = json(&ok(&["eval", &small, "--text", &text, "--max-tokens", "512", "--against", &scribe, "--json"]));
+    for key in ["perplexity", "kl_mean", "kl_p99", "same_top"] {
+        assert!(beside[key].as_f64().unwrap() > 0.0, "{key}: {beside}");
+    }
+    let adapter = asset("models/scribe-8m-verse-lora");
+    let adapted = json(&ok(&["eval", &scribe, "--adapter", &adapter, "--text", &text, "--max-tokens", "512", "--json"]));
+    assert_ne!(adapted["perplexity"], alone["perplexity"]);
+}
+
+#[test]
+fn convert_there_and_back_is_equal() {
+    let folder = Folder::new();
+    let (scribe, gguf, back) = (asset("models/scribe-8m"), folder.path("m.gguf"), folder.path("back"));
+    ok(&["convert", &scribe, "-o", &gguf]);
+    ok(&["convert", &gguf, "-o", &back]);
+    let digest = |path: &str| json(&ok(&["inspect", path, "--digest", "--json"]))["weights_digest"].clone();
+    assert_eq!(digest(&scribe), digest(&back));
+    let file = |folder: &str, name: &str| std::fs::read(format!("{folder}/{name}")).unwrap();
+    assert_eq!(file(&scribe, "tokenizer.json"), file(&back, "tokenizer.json"));
+}
+
+#[test]
+fn a_dry_run_says_what_would_be_written_and_writes_nothing() {
+    let folder = Folder::new();
+    let (scribe, out) = (asset("models/scribe-8m"), folder.path("out.gguf"));
+    let plan = json(&ok(&["quantize", &scribe, "--type", "Q4_0", "-o", &out, "--dry-run", "--json"]));
+    assert!(!std::path::Path::new(&out).exists());
+    let made = json(&ok(&["quantize", &scribe, "--type", "Q4_0", "-o", &out, "--json"]));
+    assert_eq!(plan["bytes_out"], made["bytes_out"]);
+}
+
+#[test]
+fn settings_come_from_flag_environment_and_file_in_this_order() {
+    let folder = Folder::new();
+    let scribe = asset("models/scribe-8m");
+    folder.write("coffer.toml", "[generate]\nmax-tokens = 3\nprompt = \"It was\"\n");
+    let tokens = |command: &mut std::process::Command| {
+        let out = command.current_dir(folder.root()).output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        json(&String::from_utf8(out.stdout).unwrap())["completion_tokens"].as_u64().unwrap()
+    };
+    assert_eq!(tokens(&mut coffer::command(&["generate", &scribe, "--json"])), 3);
+    assert_eq!(tokens(coffer::command(&["generate", &scribe, "--json"]).env("COFFER_MAX_TOKENS", "2")), 2);
+    assert_eq!(tokens(coffer::command(&["generate", &scribe, "--json", "-n", "1"]).env("COFFER_MAX_TOKENS", "2")), 1);
+    folder.write("coffer.toml", "[generate]\nmax-token = 3\n");
+    let out = coffer::command(&["doctor"]).current_dir(folder.root()).output().unwrap();
+    assert_eq!(out.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("max-token"), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+fn keys_are_made_listed_and_revoked() {
+    let folder = Folder::new();
+    let database = folder.path("keys.sqlite");
+    let key = ok(&["keys", "add", "alice", "--database", &database]);
+    assert!(key.starts_with("coffer-"), "{key}");
+    let listed = ok(&["keys", "list", "--database", &database, "--json"]);
+    assert_eq!(json(&listed)[0]["name"], "alice");
+    assert!(!listed.contains(key.trim()), "the list shows the key");
+    ok(&["keys", "revoke", "alice", "--database", &database]);
+    assert!(ok(&["keys", "list", "--database", &database]).contains("revoked"));
+    assert_eq!(run(&["keys", "revoke", "bob", "--database", &database]).code, 1);
+}
