@@ -1,0 +1,111 @@
+//! Coffer beside its real peers, alternating in one run: times drift from machine to machine, ratios less so.
+
+mod commands;
+mod engine;
+
+use crate::peers::Peers;
+use anyhow::{Context, Result};
+use std::path::PathBuf;
+
+/// What to measure.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Job to measure
+    #[arg(value_enum)]
+    name: Name,
+    /// Print an array of {name, ours, peer, unit, ratio} instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Measure each so many times and quote the median
+    #[arg(long, default_value_t = 3)]
+    repeat: usize,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Name {
+    /// Decode and prefill beside llama.cpp's llama-bench
+    Engine,
+    /// Quantizing beside llama-quantize
+    Quantize,
+    /// Sealing and opening beside age, with cp for scale
+    Seal,
+}
+
+/// One line of the table. `ratio` above 1: ours is better.
+#[derive(serde::Serialize)]
+pub(crate) struct Row {
+    name: String,
+    ours: f64,
+    peer: f64,
+    unit: &'static str,
+    ratio: f64,
+}
+
+impl Row {
+    /// Something of which more is better.
+    pub(crate) fn rate(name: impl Into<String>, ours: f64, peer: f64, unit: &'static str) -> Self {
+        Self { name: name.into(), ours, peer, unit, ratio: ours / peer }
+    }
+    /// Something of which less is better.
+    pub(crate) fn cost(name: impl Into<String>, ours: f64, peer: f64, unit: &'static str) -> Self {
+        Self { name: name.into(), ours, peer, unit, ratio: peer / ours }
+    }
+}
+
+/// Measures and prints.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let peers = Peers::new()?;
+    let rows = match args.name {
+        Name::Engine => engine::rows(&peers, args.repeat)?,
+        Name::Quantize => commands::quantize(&peers, args.repeat)?,
+        Name::Seal => commands::seal(&peers, args.repeat)?,
+    };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+        return Ok(());
+    }
+    let width = rows.iter().map(|r| r.name.len()).max().unwrap_or(0).max(8);
+    println!("{:width$}  {:>10}  {:>10}  {:6}  {:>6}", "", "ours", "peer", "", "ratio");
+    for r in &rows {
+        println!("{:width$}  {:>10.2}  {:>10.2}  {:6}  {:>5.2}x", r.name, r.ours, r.peer, r.unit, r.ratio);
+    }
+    println!("ratio above 1: ours is better; median of {} alternating runs", args.repeat);
+    Ok(())
+}
+
+/// Median of each side over `repeat` alternating measurements.
+pub(crate) fn alternate(
+    repeat: usize,
+    mut ours: impl FnMut() -> Result<f64>,
+    mut peer: impl FnMut() -> Result<f64>,
+) -> Result<(f64, f64)> {
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    for _ in 0..repeat.max(1) {
+        a.push(ours()?);
+        b.push(peer()?);
+    }
+    Ok((median(a), median(b)))
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The 1.1 B Llama shape with random weights (2.2 GB in bf16), made once into the cache; needs the generator beside the checkout.
+pub(crate) fn synthetic(peers: &Peers) -> Result<Option<PathBuf>> {
+    let Some(shared) = peers.shared() else {
+        eprintln!("the synthetic 1.1 B shape needs ../shared, which is absent: left out");
+        return Ok(None);
+    };
+    let out = peers.cache().join("synthetic-1b");
+    if !out.join("tokenizer.json").exists() {
+        eprintln!("writing the synthetic 1.1 B shape (2.2 GB) into {}", out.display());
+        crate::peers::run(std::process::Command::new(peers.python()?).arg(shared.join("make_synthetic.py")).arg(&out))?;
+        for entry in std::fs::read_dir(shared.join("models/tokenizer-32k"))? {
+            let path = entry?.path();
+            std::fs::copy(&path, out.join(path.file_name().context("a file has a name")?))?;
+        }
+    }
+    Ok(Some(out))
+}

