@@ -9,6 +9,7 @@ mod superblocks;
 
 use crate::activations::{Activations, Coding, Quantize, Token};
 use crate::pool::Pool;
+use crate::rows::write;
 use crate::shared::Shared;
 use crate::simd::{Kernel, LANES, Simd};
 use crate::{Isa, Matrix};
@@ -192,18 +193,19 @@ impl Part<'_> {
         let (rows, size) = (self.w.rows(), self.w.panel_bytes());
         let panels = &self.w.panels()[pair * size..][..PANELS * size];
         let panels = std::array::from_fn(|p| panels[p * size..].as_ptr());
+        let mut tokens = [token(t); T];
+        for i in 1..T {
+            tokens[i] = token(t + i);
+        }
         // SAFETY: the panels and the tokens are those of a matrix of `cols` columns, which `matmul` has checked.
-        let sums = unsafe { W::tile::<S, T>(panels, self.w.cols(), std::array::from_fn(|i| token(t + i))) };
+        let sums = unsafe { W::tile::<S, T>(panels, self.w.cols(), tokens) };
         for p in 0..PANELS {
             let row = (pair + p) * LANES;
             let filled = rows.saturating_sub(row).min(LANES);
             for i in 0..T {
-                let mut lanes = [0.0; LANES];
-                // SAFETY: sixteen floats are writable.
-                unsafe { S::store(lanes.as_mut_ptr(), S::canon(sums[p][i])) };
                 // SAFETY: no other part has these rows.
                 let y = unsafe { self.y.slice((t + i) * rows + row.min(rows), filled) };
-                y.copy_from_slice(&lanes[..filled]);
+                write::<S>(y, 0, sums[p][i]);
             }
         }
     }
