@@ -51,6 +51,23 @@ impl Identities {
     }
 }
 
+/// The model that a command is about.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct ModelArgs {
+    /// Hugging Face directory, GGUF file or sealed bundle
+    #[arg(value_name = "MODEL")]
+    pub(crate) path: PathBuf,
+    #[command(flatten)]
+    pub(crate) identities: Identities,
+}
+
+impl ModelArgs {
+    /// Opens it, plain or sealed.
+    pub(crate) fn open(&self) -> Result<Model> {
+        self.identities.open(&self.path)
+    }
+}
+
 /// How to run a model.
 #[derive(clap::Args, Clone, Copy, Debug, Default)]
 pub(crate) struct Compute {

@@ -2,7 +2,7 @@
 
 use crate::{
     exit::Usage,
-    model_input::Identities,
+    model_input::ModelArgs,
     output,
     progress::{Progress, Style},
 };
@@ -14,9 +14,8 @@ use std::path::PathBuf;
 /// Write a model in the other container, weights, tokenizer and chat template. There and back is equal to the bit.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Hugging Face directory, GGUF file or sealed bundle
-    #[arg(value_name = "MODEL")]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
     /// Container to write [default: the one that MODEL is not]
     #[arg(long, value_enum, value_name = "CONTAINER")]
     to: Option<To>,
@@ -26,8 +25,6 @@ pub(crate) struct Args {
     /// Type of the weights [default: as they are; quantized blocks become F32 in a directory]
     #[arg(long, value_enum, value_name = "TYPE")]
     dtype: Option<Float>,
-    #[command(flatten)]
-    identities: Identities,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
@@ -65,7 +62,7 @@ struct Converted {
 
 /// Converts.
 pub(crate) fn run(args: Args) -> Result<()> {
-    let model = args.identities.open(&args.model)?;
+    let model = args.model.open()?;
     let target = match (args.to, model.container) {
         (Some(To::Hf), _) | (None, Container::Gguf) => Target::HuggingFace,
         (Some(To::Gguf), _) | (None, Container::HuggingFace) => Target::Gguf,

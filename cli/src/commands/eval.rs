@@ -2,7 +2,7 @@
 
 use crate::{
     exit::Usage,
-    model_input::{Compute, Identities, read_text},
+    model_input::{Compute, ModelArgs, read_text},
     output,
     progress::{Progress, Style},
 };
@@ -13,19 +13,13 @@ use coffer_assess::{
 };
 use coffer_compress::adapter::{Adapted, Adapter};
 use coffer_store::Model;
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 
 /// Measure a model: perplexity on a text, divergence from a reference (--against), speed and memory (--speed).
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Hugging Face directory, GGUF file or sealed bundle
-    #[arg(value_name = "MODEL")]
-    model: PathBuf,
     #[command(flatten)]
-    identities: Identities,
+    model: ModelArgs,
     #[command(flatten)]
     compute: Compute,
     /// Text to predict
@@ -78,10 +72,10 @@ struct DivergenceFigures {
 
 /// Measures and prints.
 pub(crate) fn run(args: Args) -> Result<()> {
-    let model = args.open(&args.model)?;
+    let model = args.open()?;
     if args.speed {
         let resources =
-            resources::measure(&args.model.display().to_string(), &model, args.compute.options()?, SpeedOptions::default())?;
+            resources::measure(&args.model.path.display().to_string(), &model, args.compute.options()?, SpeedOptions::default())?;
         return if args.json { output::json(&resources) } else { print_resources(&resources) };
     }
     let fidelity = args.fidelity(&model)?;
@@ -95,10 +89,10 @@ pub(crate) fn run(args: Args) -> Result<()> {
 
 impl Args {
     /// The model, with the adapter applied.
-    fn open(&self, path: &Path) -> Result<Model> {
-        let mut model = self.identities.open(path)?;
+    fn open(&self) -> Result<Model> {
+        let mut model = self.model.open()?;
         if let Some(adapter) = &self.adapter {
-            let adapter = Adapter::open(adapter, &self.identities.load()?)?;
+            let adapter = Adapter::open(adapter, &self.model.identities.load()?)?;
             model.weights = Arc::new(Adapted::new(model.weights, adapter)?);
         }
         Ok(model)
@@ -106,19 +100,19 @@ impl Args {
 
     fn fidelity(&self, model: &Model) -> Result<Fidelity> {
         let text = self.text.as_ref().ok_or_else(|| Usage("eval needs a --text, or --speed".to_owned()))?;
-        let tokenizer = model.tokenizer.as_ref().ok_or_else(|| Usage(format!("{}: no tokenizer", self.model.display())))?;
+        let tokenizer = model.tokenizer.as_ref().ok_or_else(|| Usage(format!("{}: no tokenizer", self.model.path.display())))?;
         let text = read_text(text)?;
         let mut tokens = tokenizer.encode(&text, true)?;
         tokens.truncate(self.max_tokens);
         let engine = self.compute.load(model, self.progress)?;
         let window = self.window.unwrap_or_else(|| engine.context().min(512));
         let windows = Windows::new(&tokens, window, self.skip, engine.context())?;
-        let name = self.model.display().to_string();
+        let name = self.model.path.display().to_string();
         let loaded = Loaded { name: &name, engine: &engine };
         let mut progress = Progress::steps(self.progress, "measuring");
         let mut step = |done, total| progress.update(done, total);
         let Some(against) = &self.against else { return Ok(fidelity::evaluate(loaded, &windows, &mut step)?) };
-        let reference = self.identities.open(against)?;
+        let reference = self.model.identities.open(against)?;
         let same = reference.tokenizer.as_ref().map(|t| t.encode(&text, true)).transpose()?;
         ensure!(
             same.is_none_or(|ids| ids.iter().take(tokens.len()).eq(&tokens)),

@@ -2,7 +2,7 @@
 
 use crate::{
     exit::Usage,
-    model_input::{Compute, Identities, read_text},
+    model_input::{Compute, ModelArgs, read_text},
     output,
     progress::Style,
 };
@@ -15,11 +15,8 @@ use std::{io::Write, path::PathBuf, time::Instant};
 /// Continue a prompt, or answer it with --chat. The same seed gives the same text on every machine.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Hugging Face directory, GGUF file or sealed bundle
-    #[arg(value_name = "MODEL")]
-    model: PathBuf,
     #[command(flatten)]
-    identities: Identities,
+    model: ModelArgs,
     #[command(flatten)]
     compute: Compute,
     /// Text to continue
@@ -65,7 +62,7 @@ struct Answer {
 pub(crate) fn run(args: Args) -> Result<()> {
     ensure_usage(args.temperature.is_finite() && args.temperature >= 0.0, "--temperature must be 0 or more")?;
     ensure_usage(args.top_p > 0.0 && args.top_p <= 1.0, "--top-p must be above 0 and at most 1")?;
-    let model = args.identities.open(&args.model)?;
+    let model = args.model.open()?;
     let prompt = args.prompt_tokens(&model)?;
     ensure!(!prompt.is_empty(), "the prompt has no tokens");
     let engine = args.compute.load(&model, args.progress)?;
@@ -92,14 +89,14 @@ impl Args {
             (None, Some(text)) => text.clone(),
             (None, None) => return Err(Usage("generate needs a --prompt or a --prompt-file".to_owned()).into()),
         };
-        let tokenizer = model.tokenizer.as_ref().ok_or_else(|| Usage(format!("{}: no tokenizer", self.model.display())))?;
+        let tokenizer = model.tokenizer.as_ref().ok_or_else(|| Usage(format!("{}: no tokenizer", self.model.path.display())))?;
         if !self.chat {
             return Ok(tokenizer.encode(&text, true)?);
         }
         let template = model
             .template
             .as_ref()
-            .ok_or_else(|| Usage(format!("{}: no chat template; leave out --chat", self.model.display())))?;
+            .ok_or_else(|| Usage(format!("{}: no chat template; leave out --chat", self.model.path.display())))?;
         let rendered = template.render(&[Message { role: "user".into(), content: text }], true)?;
         Ok(tokenizer.encode(&rendered, false)?)
     }

@@ -1,21 +1,18 @@
 //! `coffer inspect`: what a model is, without running it.
 
 use crate::{
-    model_input::Identities,
+    model_input::ModelArgs,
     output::{self, Table},
 };
 use anyhow::Result;
 use coffer_store::{Container, Model};
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
 /// Show what a model is: architecture, shape, types of its tensors, tokenizer, chat template.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Hugging Face directory, GGUF file or sealed bundle
-    #[arg(value_name = "MODEL")]
-    model: PathBuf,
     #[command(flatten)]
-    identities: Identities,
+    model: ModelArgs,
     /// List every tensor
     #[arg(long)]
     tensors: bool,
@@ -71,7 +68,7 @@ struct Tensor {
 
 /// Opens the model and prints its summary.
 pub(crate) fn run(args: Args) -> Result<()> {
-    let model = args.identities.open(&args.model)?;
+    let model = args.model.open()?;
     let mut summary = Summary::of(&model);
     if args.digest {
         summary.weights_digest = Some(model.weights_digest()?.to_string());

@@ -1,9 +1,13 @@
-//! What the commands that make a model share: `--dry-run`, `--json`, and how the outcome is told.
+//! What the commands that make a model share: `--dry-run`, threads, progress, and how the outcome is told.
 
-use crate::output::{self, Table};
+use crate::{
+    model_input::threads,
+    output::{self, Table},
+    progress::{Progress, Style},
+};
 use anyhow::Result;
 use coffer_compress::{Plan, Summary};
-use std::path::Path;
+use std::{num::NonZeroUsize, path::Path};
 
 /// Flags of every command that makes a model.
 #[derive(clap::Args, Clone, Copy, Debug)]
@@ -11,12 +15,28 @@ pub(crate) struct Flags {
     /// Only say what would be written, and what that takes
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Threads; the result does not depend on them [default: all cores]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
     /// Print the outcome as JSON
     #[arg(long)]
-    pub(crate) json: bool,
+    json: bool,
+    /// How to show progress
+    #[arg(long, value_enum, default_value_t)]
+    progress: Style,
 }
 
 impl Flags {
+    /// Threads to use.
+    pub(crate) fn threads(self) -> usize {
+        threads(self.threads)
+    }
+
+    /// Progress of `what`, in bytes.
+    pub(crate) fn progress(self, what: &str) -> Progress {
+        Progress::bytes(self.progress, what)
+    }
+
     /// Tells what would be made.
     pub(crate) fn planned(self, plan: &Plan) -> Result<()> {
         if self.json {

@@ -1,13 +1,9 @@
 //! `coffer merge`: several models or adapters into one.
 
-use crate::{
-    commands::making,
-    model_input::{Identities, threads},
-    progress::{Progress, Style},
-};
+use crate::{commands::making, model_input::Identities};
 use anyhow::Result;
 use coffer_compress::merge;
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::path::PathBuf;
 
 /// Merge models, or a base with adapters, by a mergekit recipe. Paths in the recipe are relative to it.
 #[derive(clap::Args)]
@@ -20,23 +16,17 @@ pub(crate) struct Args {
     output: PathBuf,
     #[command(flatten)]
     identities: Identities,
-    /// Threads; the result does not depend on them [default: all cores]
-    #[arg(long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
     #[command(flatten)]
     making: making::Flags,
-    /// How to show progress
-    #[arg(long, value_enum, default_value_t)]
-    progress: Style,
 }
 
 /// Merges.
 pub(crate) fn run(args: Args) -> Result<()> {
-    let (identities, threads) = (args.identities.load()?, threads(args.threads));
+    let (identities, threads) = (args.identities.load()?, args.making.threads());
     if args.making.dry_run {
         return args.making.planned(&merge::plan(&args.recipe, &identities, threads)?);
     }
-    let mut progress = Progress::bytes(args.progress, "merging");
+    let mut progress = args.making.progress("merging");
     let summary =
         merge::merge(&args.recipe, &args.output, &identities, threads, &mut |done, total| progress.update(done, total))?;
     drop(progress);

@@ -1,20 +1,15 @@
 //! `coffer prune`: weights set to zero.
 
-use crate::{
-    commands::making,
-    model_input::{Identities, threads},
-    progress::{Progress, Style},
-};
+use crate::{commands::making, model_input::ModelArgs};
 use anyhow::Result;
 use coffer_compress::prune::{self, PruneParams};
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::path::PathBuf;
 
 /// Set a share of every linear layer's weights to zero. Shapes and types stay as they are.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Hugging Face directory, GGUF file or sealed bundle
-    #[arg(value_name = "MODEL")]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
     /// Which weights go: `magnitude`, the smallest
     #[arg(long, value_name = "M", default_value = "magnitude")]
     method: String,
@@ -25,25 +20,17 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
     #[command(flatten)]
-    identities: Identities,
-    /// Threads; the result does not depend on them [default: all cores]
-    #[arg(long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
-    #[command(flatten)]
     making: making::Flags,
-    /// How to show progress
-    #[arg(long, value_enum, default_value_t)]
-    progress: Style,
 }
 
 /// Prunes.
 pub(crate) fn run(args: Args) -> Result<()> {
-    let params = PruneParams { method: args.method.clone(), sparsity: args.sparsity, threads: threads(args.threads) };
-    let model = args.identities.open(&args.model)?;
+    let params = PruneParams { method: args.method.clone(), sparsity: args.sparsity, threads: args.making.threads() };
+    let model = args.model.open()?;
     if args.making.dry_run {
         return args.making.planned(&prune::plan(&model, &params)?);
     }
-    let mut progress = Progress::bytes(args.progress, "pruning");
+    let mut progress = args.making.progress("pruning");
     let summary = prune::prune(&model, &args.output, &params, &mut |done, total| progress.update(done, total))?;
     drop(progress);
     args.making.made(&args.output, &summary)

@@ -1,49 +1,36 @@
 //! `coffer quantize`: fewer bits per weight, as GGUF.
 
-use crate::{
-    commands::making,
-    model_input::{Identities, threads},
-    progress::{Progress, Style},
-};
+use crate::{commands::making, model_input::ModelArgs};
 use anyhow::Result;
 use coffer_compress::quantize::{QuantizeParams, Scheme};
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::path::PathBuf;
 
 /// Write a model with fewer bits per weight, as a GGUF file. The bytes are the same on every machine.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Hugging Face directory, GGUF file or sealed bundle
-    #[arg(value_name = "MODEL")]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
     /// Type to write: Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q4_0, BF16 or F16
     #[arg(long = "type", value_name = "TYPE")]
     scheme: Scheme,
     /// GGUF file to write; must not exist
     #[arg(short, long, value_name = "OUT.gguf")]
     output: PathBuf,
-    #[command(flatten)]
-    identities: Identities,
     /// Accept a source that is quantized already: what it lost stays lost
     #[arg(long)]
     requantize: bool,
-    /// Threads; the result does not depend on them [default: all cores]
-    #[arg(long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
     #[command(flatten)]
     making: making::Flags,
-    /// How to show progress
-    #[arg(long, value_enum, default_value_t)]
-    progress: Style,
 }
 
 /// Quantizes.
 pub(crate) fn run(args: Args) -> Result<()> {
-    let params = QuantizeParams { scheme: args.scheme, requantize: args.requantize, threads: threads(args.threads) };
-    let model = args.identities.open(&args.model)?;
+    let params = QuantizeParams { scheme: args.scheme, requantize: args.requantize, threads: args.making.threads() };
+    let model = args.model.open()?;
     if args.making.dry_run {
         return args.making.planned(&coffer_compress::quantize::plan(&model, &params)?);
     }
-    let mut progress = Progress::bytes(args.progress, "quantizing");
+    let mut progress = args.making.progress("quantizing");
     let summary =
         coffer_compress::quantize::quantize(&model, &args.output, &params, &mut |done, total| progress.update(done, total))?;
     drop(progress);

@@ -2,7 +2,7 @@
 
 use crate::{
     commands::keys::Database,
-    model_input::{Compute, Identities},
+    model_input::{Compute, ModelArgs},
     progress::Style,
 };
 use anyhow::{Context, Result};
@@ -13,7 +13,7 @@ use std::{
     io::Write,
     net::{SocketAddr, TcpListener},
     num::NonZeroUsize,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
 };
 
@@ -21,11 +21,8 @@ use std::{
 /// request and answer encrypted end to end.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Hugging Face directory, GGUF file or sealed bundle
-    #[arg(value_name = "MODEL")]
-    model: PathBuf,
     #[command(flatten)]
-    identities: Identities,
+    model: ModelArgs,
     #[command(flatten)]
     compute: Compute,
     /// Address to listen on; port 0 takes a free one
@@ -58,8 +55,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
     // The port is taken before the model is loaded: that it is taken should not be learnt after minutes.
     let listener = TcpListener::bind(args.listen)
         .with_context(|| format!("{}: cannot listen; --listen takes another address", args.listen))?;
-    let name = args.name.unwrap_or_else(|| model_name(&args.model));
-    let model = args.identities.open(&args.model)?;
+    let name = args.name.unwrap_or_else(|| model_name(&args.model.path));
+    let model = args.model.open()?;
     let engine = args.compute.load(&model, args.progress)?;
     let config = Config {
         model: served(name, model, engine)?,
