@@ -1,12 +1,14 @@
 //! The `coffer` command: parse, call, print. Everything that computes lives in the crates below.
 
+#[macro_use]
+mod output;
+
 mod args;
 mod client;
 mod commands;
 mod demo;
 mod exit;
 mod model_input;
-mod output;
 mod progress;
 mod settings;
 

@@ -4,11 +4,26 @@ use anyhow::Result;
 use serde::Serialize;
 use std::io::Write;
 
+/// `print!` that goes on when nobody reads any more (`coffer … | head`): the exit code still tells.
+macro_rules! out {
+    ($($text:tt)*) => { $crate::output::print(format_args!($($text)*)) };
+}
+
+/// `println!`, likewise.
+macro_rules! outln {
+    () => { $crate::output::print(format_args!("\n")) };
+    ($($text:tt)*) => { $crate::output::print(format_args!("{}\n", format_args!($($text)*))) };
+}
+
+/// Behind [`out!`] and [`outln!`].
+pub(crate) fn print(text: std::fmt::Arguments<'_>) {
+    // The reader is gone: there is nobody left to tell.
+    let _ = std::io::stdout().write_fmt(text);
+}
+
 /// Prints `value` as indented JSON on stdout.
 pub(crate) fn json(value: &impl Serialize) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value)?;
-    writeln!(out)?;
+    outln!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }
 

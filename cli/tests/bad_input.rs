@@ -5,7 +5,7 @@
 mod coffer;
 
 use coffer::{Folder, Run, asset, run};
-use std::{fs, net::TcpListener, path::Path};
+use std::{fs, net::TcpListener, path::Path, process::Command};
 
 /// The run must end with `code`, say each of `says` on stderr, and not panic.
 #[track_caller]
@@ -117,13 +117,24 @@ fn outputs_are_never_overwritten_or_left_half_written() {
 }
 
 #[test]
-fn a_full_disk_is_told_and_leaves_nothing() {
-    // /dev/full has no room; a directory in its place cannot be made.
-    if !Path::new("/dev/full").exists() {
-        return;
-    }
-    let run = run(&["quantize", &asset("models/scribe-8m"), "--type", "Q4_0", "-o", "/dev/full/out.gguf"]);
-    refused(&run, 1, &["/dev/full"]);
+fn a_write_that_fails_midway_is_told_and_leaves_nothing() {
+    let folder = Folder::new();
+    let scribe = asset("models/scribe-8m");
+    let key = coffer::ok(&["keygen", "-o", &folder.path("key")]);
+    // A limit on the size of files fails a write as a full disk does, once the signal is ignored.
+    let limited = |arguments: &[&str]| {
+        let script = "ulimit -f 1024; trap '' XFSZ; exec \"$0\" \"$@\"";
+        let out = Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_coffer")]).args(arguments).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Run { code: out.status.code().unwrap_or(-1), stdout: text(out.stdout), stderr: text(out.stderr) }
+    };
+    let out = folder.path("out");
+    refused(&limited(&["quantize", &scribe, "--type", "Q4_0", "-o", &out]), 1, &["out"]);
+    refused(&limited(&["convert", &scribe, "-o", &out]), 1, &["out"]);
+    refused(&limited(&["prune", &scribe, "--sparsity", "0.5", "-o", &out]), 1, &["out"]);
+    refused(&limited(&["seal", &scribe, "-o", &out, "--recipient", key.trim()]), 1, &["out"]);
+    let left: Vec<_> = fs::read_dir(folder.root()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["key"]);
 }
 
 #[test]
@@ -186,6 +197,22 @@ fn a_taken_port_is_told_before_the_model_is_loaded() {
     let address = taken.local_addr().unwrap().to_string();
     let run = run(&["serve", &asset("models/scribe-8m"), "--listen", &address, "--database", &folder.path("keys.sqlite")]);
     refused(&run, 1, &[&address, "--listen"]);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_panic() {
+    let script = "exec 1>&-; exec \"$0\" scan \"$1\"";
+    let out = Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_coffer"), &asset("models")]).output().unwrap();
+    assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+fn quantized_sources_name_the_flag_that_accepts_them() {
+    let folder = Folder::new();
+    let (first, second) = (folder.path("a.gguf"), folder.path("b.gguf"));
+    coffer::ok(&["quantize", &asset("models/scribe-8m"), "--type", "Q8_0", "-o", &first]);
+    refused(&run(&["quantize", &first, "--type", "Q4_0", "-o", &second]), 1, &["--requantize"]);
+    coffer::ok(&["quantize", &first, "--type", "Q4_0", "--requantize", "-o", &second]);
 }
 
 #[test]

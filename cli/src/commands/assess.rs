@@ -87,11 +87,11 @@ pub(crate) fn run(args: Args) -> Result<()> {
         write_report(&assessment, folder)?;
     }
     if args.json {
-        println!("{}", report::json(&assessment));
+        outln!("{}", report::json(&assessment));
     } else {
         print_table(&assessment);
         print_verdicts(&assessment);
-        args.output.iter().for_each(|folder| println!("report: {}", folder.join("report.html").display()));
+        args.output.iter().for_each(|folder| outln!("report: {}", folder.join("report.html").display()));
     }
     match assessment.variants().iter().filter(|v| v.verdict.as_ref().is_some_and(|v| !v.accepted())).count() {
         0 => Ok(()),
@@ -164,8 +164,8 @@ const COLUMNS: &[Column] = &[
 
 /// The figures of every model, one line each; `*` marks the Pareto front of size against divergence.
 pub(crate) fn print_table(assessment: &Assessment) {
-    print!("{}", table(assessment));
-    println!("  * on the Pareto front: no other model is both smaller and closer to the reference");
+    out!("{}", table(assessment));
+    outln!("  * on the Pareto front: no other model is both smaller and closer to the reference");
 }
 
 fn table(assessment: &Assessment) -> Table {
@@ -185,7 +185,7 @@ fn table(assessment: &Assessment) -> Table {
 pub(crate) fn print_verdicts(assessment: &Assessment) {
     for variant in assessment.variants() {
         let Some(verdict) = &variant.verdict else { continue };
-        println!("  {} {}", if verdict.accepted() { "accepted" } else { "REFUSED " }, reasons(&variant.name, verdict));
+        outln!("  {} {}", if verdict.accepted() { "accepted" } else { "REFUSED " }, reasons(&variant.name, verdict));
     }
 }
 

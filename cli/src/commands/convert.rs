@@ -84,6 +84,6 @@ pub(crate) fn run(args: Args) -> Result<()> {
     if args.json {
         return output::json(&done);
     }
-    println!("{}: {container}, {}", done.output, output::bytes(done.weight_bytes));
+    outln!("{}: {container}, {}", done.output, output::bytes(done.weight_bytes));
     Ok(())
 }

@@ -42,15 +42,15 @@ pub(crate) fn run(args: Args) -> Result<()> {
         return output::json(&machine);
     }
     let shown = |n: Option<u64>| n.map_or_else(|| "unknown".to_owned(), output::bytes);
-    println!("coffer            {} (numeric contract {})", machine.version, machine.numeric_contract);
-    println!("machine           {} {}, {} cores", machine.os, machine.architecture, machine.cores);
-    println!(
+    outln!("coffer            {} (numeric contract {})", machine.version, machine.numeric_contract);
+    outln!("machine           {} {}, {} cores", machine.os, machine.architecture, machine.cores);
+    outln!(
         "instruction sets  {} (in use: {}; COFFER_ISA forces one)",
         machine.instruction_sets.join(", "),
         machine.instruction_set_used
     );
-    println!("memory            {}, {} free", shown(machine.memory_total_bytes), shown(machine.memory_available_bytes));
-    println!("same bits         every instruction set and thread count gives the same logits; `coffer assess` measures it");
+    outln!("memory            {}, {} free", shown(machine.memory_total_bytes), shown(machine.memory_available_bytes));
+    outln!("same bits         every instruction set and thread count gives the same logits; `coffer assess` measures it");
     Ok(())
 }
 

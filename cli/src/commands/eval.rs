@@ -149,30 +149,30 @@ impl From<&Fidelity> for Figures {
 impl Figures {
     fn print(&self) {
         let error = |e: Option<f64>| e.map(|e| format!(" ± {e:.4}")).unwrap_or_default();
-        println!(
+        outln!(
             "perplexity     {:.4}{} over {} tokens",
             self.perplexity,
             error(self.perplexity_standard_error),
             self.tokens_scored
         );
         if let Some(d) = &self.divergence {
-            println!("                {:.4} of the reference's", d.perplexity_ratio);
-            println!(
+            outln!("                {:.4} of the reference's", d.perplexity_ratio);
+            outln!(
                 "KL divergence  {:.5}{} nats in the mean, {:.4} at the 99th percentile",
                 d.kl_mean,
                 error(d.kl_mean_standard_error),
                 d.kl_p99
             );
-            println!("same top token {:.2} %", d.same_top * 100.0);
+            outln!("same top token {:.2} %", d.same_top * 100.0);
         }
     }
 }
 
 fn print_resources(r: &Resources) -> Result<()> {
-    println!("load           {:.2} s", r.load_seconds);
-    println!("prefill        {:.1} tokens a second ({} tokens)", r.prefill_tokens_per_second, r.prefill_tokens);
-    println!("decode         {:.1} tokens a second ({} tokens)", r.decode_tokens_per_second, r.decode_tokens);
-    println!("peak memory    {}", r.peak_memory.map_or_else(|| "unknown".to_owned(), output::bytes));
-    println!("on             {}, {} threads", r.isa, r.threads);
+    outln!("load           {:.2} s", r.load_seconds);
+    outln!("prefill        {:.1} tokens a second ({} tokens)", r.prefill_tokens_per_second, r.prefill_tokens);
+    outln!("decode         {:.1} tokens a second ({} tokens)", r.decode_tokens_per_second, r.decode_tokens);
+    outln!("peak memory    {}", r.peak_memory.map_or_else(|| "unknown".to_owned(), output::bytes));
+    outln!("on             {}, {} threads", r.isa, r.threads);
     Ok(())
 }

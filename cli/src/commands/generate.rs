@@ -70,7 +70,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     if args.json {
         return output::json(&answer);
     }
-    println!();
+    outln!();
     eprintln!(
         "[{} tokens in at {:.0}/s, {} out at {:.1}/s, {}]",
         answer.prompt_tokens,

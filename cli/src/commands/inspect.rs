@@ -79,7 +79,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     if args.json {
         return output::json(&summary);
     }
-    print!("{summary}");
+    out!("{summary}");
     Ok(())
 }
 

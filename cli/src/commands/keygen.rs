@@ -18,7 +18,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let identity = Identity::generate();
     identity.write(&args.output)?;
     if let Some(recipient) = identity.recipient() {
-        println!("{recipient}");
+        outln!("{recipient}");
     }
     Ok(())
 }

@@ -49,7 +49,7 @@ pub(crate) struct Database {
 /// Adds, lists or revokes.
 pub(crate) fn run(args: Args) -> Result<()> {
     match args.action {
-        Action::Add { name, database } => println!("{}", *KeyRing::open(&database.database)?.add(&name)?),
+        Action::Add { name, database } => outln!("{}", *KeyRing::open(&database.database)?.add(&name)?),
         Action::List { database, json } => list(&KeyRing::open(&database.database)?, json)?,
         Action::Revoke { name, database } => {
             KeyRing::open(&database.database)?.revoke(&name)?;
@@ -83,6 +83,6 @@ fn list(ring: &KeyRing, json: bool) -> Result<()> {
         let state = key.revoked_unix.map_or_else(|| "valid".to_owned(), |t| format!("revoked at {t}"));
         table.row([key.name, format!("coffer-…{}", key.ends_with), key.created_unix.to_string(), state]);
     }
-    print!("{table}");
+    out!("{table}");
     Ok(())
 }

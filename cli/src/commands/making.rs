@@ -46,13 +46,9 @@ impl Flags {
         for t in &plan.outputs {
             table.row([t.name.clone(), t.dtype.clone(), format!("{:?}", t.shape), output::count(t.bytes)]);
         }
-        print!("{table}");
-        println!("{}", describe(&plan.summary));
-        println!(
-            "{} steps, {} of memory at the busiest moment; nothing was written",
-            plan.steps,
-            output::bytes(plan.peak_memory)
-        );
+        out!("{table}");
+        outln!("{}", describe(&plan.summary));
+        outln!("{} steps, {} of memory at the busiest moment; nothing was written", plan.steps, output::bytes(plan.peak_memory));
         Ok(())
     }
 
@@ -61,7 +57,7 @@ impl Flags {
         if self.json {
             return output::json(summary);
         }
-        println!("{}: {}", out.display(), describe(summary));
+        outln!("{}: {}", out.display(), describe(summary));
         Ok(())
     }
 }

@@ -2,7 +2,10 @@
 
 use crate::{commands::making, model_input::ModelArgs};
 use anyhow::Result;
-use coffer_compress::quantize::{QuantizeParams, Scheme};
+use coffer_compress::{
+    CompressError,
+    quantize::{self, QuantizeParams, Scheme},
+};
 use std::path::PathBuf;
 
 /// Write a model with fewer bits per weight, as a GGUF file. The bytes are the same on every machine.
@@ -28,11 +31,19 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let params = QuantizeParams { scheme: args.scheme, requantize: args.requantize, threads: args.making.threads() };
     let model = args.model.open()?;
     if args.making.dry_run {
-        return args.making.planned(&coffer_compress::quantize::plan(&model, &params)?);
+        return args.making.planned(&quantize::plan(&model, &params).map_err(with_flag)?);
     }
     let mut progress = args.making.progress("quantizing");
-    let summary =
-        coffer_compress::quantize::quantize(&model, &args.output, &params, &mut |done, total| progress.update(done, total))?;
+    let made = quantize::quantize(&model, &args.output, &params, &mut |done, total| progress.update(done, total));
+    let summary = made.map_err(with_flag)?;
     drop(progress);
     args.making.made(&args.output, &summary)
+}
+
+/// Names the flag where the library names what it allows.
+fn with_flag(error: CompressError) -> anyhow::Error {
+    match error {
+        CompressError::Requantize { .. } => anyhow::anyhow!("{error} (--requantize)"),
+        other => other.into(),
+    }
 }

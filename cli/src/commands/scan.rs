@@ -45,7 +45,7 @@ pub(crate) fn print(report: &Report) {
             _ => "note   ",
         };
         let at = f.offset.map(|o| format!(" at byte {o}")).unwrap_or_default();
-        println!("{severity}  {}{at}: {} [{}]", f.file, f.message, f.rule);
+        outln!("{severity}  {}{at}: {} [{}]", f.file, f.message, f.rule);
     }
-    println!("{} files scanned, {} findings", report.files, report.findings.len());
+    outln!("{} files scanned, {} findings", report.files, report.findings.len());
 }

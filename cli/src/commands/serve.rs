@@ -66,7 +66,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         limits: Limits::default(),
     };
     let server = coffer_server::start(listener, config)?;
-    println!("serving http://{}", server.address());
+    outln!("serving http://{}", server.address());
     std::io::stdout().flush()?;
     Ok(server.run_until_signal()?)
 }

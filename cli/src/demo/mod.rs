@@ -44,8 +44,8 @@ struct Demo {
 pub(crate) fn run(args: Args) -> Result<()> {
     let start = Instant::now();
     let demo = Demo::new(&args)?;
-    println!("Coffer takes a model from checkpoint to service and measures four risks on the way:");
-    println!("safety, privacy, reliability, efficiency. Here on scribe-8m, a small model made for this project.");
+    outln!("Coffer takes a model from checkpoint to service and measures four risks on the way:");
+    outln!("safety, privacy, reliability, efficiency. Here on scribe-8m, a small model made for this project.");
     let (model, refused_file) = look::run(&demo)?;
     let variants = change::run(&demo, &model)?;
     let mut assessment = measure::run(&demo, &model, &variants)?;
@@ -59,7 +59,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     write_report(&assessment, &args.output)?;
     drop(demo);
     say::line(&format!("{} (open it in a browser) and report.json beside it", args.output.join("report.html").display()));
-    println!("\nDone in {:.1} s. Each step is a command of its own: see `coffer help`.", start.elapsed().as_secs_f64());
+    outln!("\nDone in {:.1} s. Each step is a command of its own: see `coffer help`.", start.elapsed().as_secs_f64());
     Ok(())
 }
 

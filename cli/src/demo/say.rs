@@ -4,13 +4,13 @@ use std::io::IsTerminal;
 
 /// Heading of a step: what it does, and the question that it answers.
 pub(super) fn step(number: usize, title: &str, question: &str) {
-    println!("\n{} {question}", bold(&format!("{number}  {title}:")));
+    outln!("\n{} {question}", bold(&format!("{number}  {title}:")));
 }
 
 /// Lines of a step.
 pub(super) fn line(text: &str) {
     for one in text.lines() {
-        println!("   {one}");
+        outln!("   {one}");
     }
 }
 

@@ -4,7 +4,7 @@ mod gguf;
 mod hugging_face;
 
 use crate::{Model, StoreError, canonical::widen};
-use coffer_checkpoint::TensorInfo;
+use coffer_checkpoint::{TensorInfo, gguf::GgufError};
 use coffer_model::names::{gguf_row, permuted_heads};
 use std::{
     collections::VecDeque,
@@ -60,8 +60,8 @@ impl ModelWriter {
         }
         let pending = tensors.iter().map(|info| Pending::new(info, target, like)).collect::<Result<_, _>>()?;
         let sink: Box<dyn Sink> = match target {
-            Target::HuggingFace => Box::new(hugging_face::Directory::create(out, like, tensors)?),
-            Target::Gguf => Box::new(gguf::GgufSink::create(out, like, tensors)?),
+            Target::HuggingFace => Box::new(hugging_face::Directory::create(out, like, tensors).map_err(named(out))?),
+            Target::Gguf => Box::new(gguf::GgufSink::create(out, like, tensors).map_err(named(out))?),
         };
         Ok(Self { sink, out: out.to_owned(), pending, held: Vec::new() })
     }
@@ -81,11 +81,11 @@ impl ModelWriter {
         })?;
         let whole = current.missing == 0;
         if current.heads.is_none() && !current.widened {
-            self.sink.write(bytes)?;
+            self.sink.write(bytes).map_err(named(&self.out))?;
         } else {
             self.held.extend_from_slice(bytes);
             if whole {
-                self.sink.write(&current.arranged(std::mem::take(&mut self.held)))?;
+                self.sink.write(&current.arranged(std::mem::take(&mut self.held))).map_err(named(&self.out))?;
             }
         }
         if whole {
@@ -103,8 +103,16 @@ impl ModelWriter {
             Some(Pending { info, missing, .. }) => {
                 Err(StoreError::Sequence { tensor: info.name.clone(), reason: format!("{missing} bytes are missing") })
             }
-            None => self.sink.finish(&self.out),
+            None => self.sink.finish(&self.out).map_err(named(&self.out)),
         }
+    }
+}
+
+/// The output's own name in place of the temporary one, which says nothing to whoever asked for it.
+fn named(out: &Path) -> impl FnOnce(StoreError) -> StoreError {
+    move |error| match error {
+        StoreError::Gguf(GgufError::Write(source)) | StoreError::Io { source, .. } => StoreError::io(out)(source),
+        other => other,
     }
 }
 
