@@ -5,7 +5,7 @@
 
 use crate::{args::Cli, exit::Usage};
 use anyhow::Result;
-use clap::{ArgAction, Command, CommandFactory};
+use clap::{Arg, ArgAction, Command, CommandFactory, builder::FalseyValueParser};
 use std::path::Path;
 
 /// The whole command line with environment variables and the settings file laid under it.
@@ -40,26 +40,46 @@ fn read(path: &Path) -> Result<toml::Table> {
     }
 }
 
-fn with_sources(command: Command, section: &toml::Table, problem: &mut Option<String>) -> Command {
-    let flags: Vec<String> = command.get_arguments().filter_map(|a| a.get_long().map(str::to_owned)).collect();
-    if let Some(unknown) = section.keys().find(|k| !flags.contains(k)) {
+/// Lays the sources under the flags of `command`; those of its subcommands share its section.
+fn with_sources(mut command: Command, section: &toml::Table, problem: &mut Option<String>) -> Command {
+    let known = flags(&command);
+    if let Some(unknown) = section.keys().find(|k| !known.contains(k)) {
         *problem = Some(format!("`{unknown}` is no flag of this command"));
     }
-    command.mut_args(|arg| {
-        let Some(long) = arg.get_long().map(str::to_owned) else { return arg };
-        if matches!(arg.get_action(), ArgAction::Help | ArgAction::Version) {
-            return arg;
+    let nested: Vec<String> = command.get_subcommands().map(|c| c.get_name().to_owned()).collect();
+    for name in nested {
+        command = command.mut_subcommand(&name, |sub| {
+            let own = flags(&sub);
+            let shared = section.iter().filter(|(key, _)| own.contains(key)).map(|(k, v)| (k.clone(), v.clone())).collect();
+            with_sources(sub, &shared, problem)
+        });
+    }
+    command.mut_args(|arg| with_source(arg, section, problem))
+}
+
+fn with_source(arg: Arg, section: &toml::Table, problem: &mut Option<String>) -> Arg {
+    let Some(long) = arg.get_long().map(str::to_owned) else { return arg };
+    if matches!(arg.get_action(), ArgAction::Help | ArgAction::Version) {
+        return arg;
+    }
+    let arg = arg.env(format!("COFFER_{}", long.to_uppercase().replace('-', "_"))).hide_env(true);
+    // A switch is on for anything but `0`, `no`, `false` and the like.
+    let switch = matches!(arg.get_action(), ArgAction::SetTrue);
+    let arg = if switch { arg.value_parser(FalseyValueParser::new()) } else { arg };
+    match section.get(&long).map(as_arguments) {
+        Some(Ok(values)) => arg.default_values(values).required(false),
+        Some(Err(kind)) => {
+            *problem = Some(format!("`{long}` cannot be {kind}"));
+            arg
         }
-        let arg = arg.env(format!("COFFER_{}", long.to_uppercase().replace('-', "_"))).hide_env(true);
-        match section.get(&long).map(as_arguments) {
-            Some(Ok(values)) => arg.default_values(values).required(false),
-            Some(Err(kind)) => {
-                *problem = Some(format!("`{long}` cannot be {kind}"));
-                arg
-            }
-            None => arg,
-        }
-    })
+        None => arg,
+    }
+}
+
+/// Long flags of `command` and of its subcommands.
+fn flags(command: &Command) -> Vec<String> {
+    let own = command.get_arguments().filter_map(|a| a.get_long().map(str::to_owned));
+    own.chain(command.get_subcommands().flat_map(flags)).collect()
 }
 
 fn as_arguments(value: &toml::Value) -> Result<Vec<String>, &'static str> {

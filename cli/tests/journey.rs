@@ -124,6 +124,10 @@ fn settings_come_from_flag_environment_and_file_in_this_order() {
     assert_eq!(tokens(&mut coffer::command(&["generate", &scribe, "--json"])), 3);
     assert_eq!(tokens(coffer::command(&["generate", &scribe, "--json"]).env("COFFER_MAX_TOKENS", "2")), 2);
     assert_eq!(tokens(coffer::command(&["generate", &scribe, "--json", "-n", "1"]).env("COFFER_MAX_TOKENS", "2")), 1);
+    folder.write("coffer.toml", "[keys]\ndatabase = \"here.sqlite\"\n");
+    let listed = coffer::command(&["keys", "list"]).env("COFFER_JSON", "1").current_dir(folder.root()).output().unwrap();
+    assert_eq!((listed.status.code(), &*listed.stdout), (Some(0), &b"[]\n"[..]), "{}", String::from_utf8_lossy(&listed.stderr));
+    assert!(folder.root().join("here.sqlite").exists());
     folder.write("coffer.toml", "[generate]\nmax-token = 3\n");
     let out = coffer::command(&["doctor"]).current_dir(folder.root()).output().unwrap();
     assert_eq!(out.status.code(), Some(2));
