@@ -68,7 +68,6 @@ pub(crate) fn chat_template(peers: &Peers, folder: &Path) -> Result<Outcome> {
         let ours = template.render(conversation, true)?;
         ensure!(&ours == theirs, "ours {ours:?}, transformers {theirs:?}");
     }
-    ensure!(scribe(peers).is_dir(), "assets are missing");
     Ok(Outcome::Passed(format!("{} conversations are equal", theirs.len())))
 }
 
