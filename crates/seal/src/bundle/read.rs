@@ -88,7 +88,7 @@ impl Bundle {
         let folder = Unfinished::create(target)?;
         let total = self.files.iter().map(|file| file.entry.size).sum();
         let mut done = 0;
-        let mut buffer = Zeroizing::new(vec![0; CHUNK]);
+        let mut buffer = self.chunk();
         let mut folders = BTreeSet::new();
         for file in &self.files {
             let path = folder.path.join(&file.entry.name);
@@ -111,7 +111,7 @@ impl Bundle {
     pub fn verify(&self, progress: Progress<'_>) -> Result<(), BundleError> {
         let total = self.files.iter().map(|file| file.entry.size).sum();
         let mut done = 0;
-        let mut buffer = Zeroizing::new(vec![0; CHUNK]);
+        let mut buffer = self.chunk();
         for file in &self.files {
             let mut context = digest::Context::new(&digest::SHA256);
             self.sealed(file).read_chunks(&mut buffer, &mut |chunk| {
@@ -132,6 +132,12 @@ impl Bundle {
             self.data.open_segment(position, &mut sealed, &mut segment[..held])?;
         }
         Ok(())
+    }
+
+    /// Working space for `read_chunks`, no larger than the largest file needs.
+    fn chunk(&self) -> Zeroizing<Vec<u8>> {
+        let largest = self.files.iter().map(|file| file.entry.size).max().unwrap_or(0);
+        Zeroizing::new(vec![0; largest.min(CHUNK as u64) as usize])
     }
 
     fn find(&self, name: &str) -> Result<&Placed, BundleError> {
@@ -200,7 +206,8 @@ impl SealedFile {
     fn read_chunks(&self, buffer: &mut [u8], each: &mut dyn FnMut(&[u8]) -> Result<(), BundleError>) -> Result<(), BundleError> {
         let mut at = 0;
         while at < self.size {
-            let chunk = &mut buffer[..(self.size - at).min(CHUNK as u64) as usize];
+            let step = (self.size - at).min(buffer.len() as u64);
+            let chunk = &mut buffer[..step as usize];
             self.read_exact_at(at, chunk)?;
             at += chunk.len() as u64;
             each(chunk)?;
