@@ -1,7 +1,8 @@
-//! Digests that name a model, its weights and its behaviour. Receipts and certificates come to live here.
+//! Digests that name a model, its weights and its behaviour, and signatures over models. Receipts and certificates come to live here.
 //! What is hashed, byte for byte: docs/spec/digests.md.
 
 mod logits;
+pub mod signature;
 mod variant;
 mod weights;
 

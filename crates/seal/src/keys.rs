@@ -162,15 +162,7 @@ impl Identity {
         let Private::X25519(key) = &self.0 else { return Err(KeyError::NotWritable(name())) };
         let secret = key.to_string();
         let text = Zeroizing::new(format!("# public key: {}\n{}\n", key.to_public(), secret.expose_secret()));
-        let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::AlreadyExists => KeyError::Exists(name()),
-            _ => KeyError::Write { path: name(), source },
-        };
-        let mut file = create_private(path).map_err(failed)?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(|e| {
-            let _ = fs::remove_file(path);
-            failed(e)
-        })
+        write_private(path, text.as_bytes())
     }
 
     pub(crate) fn to_age(&self) -> Box<dyn age::Identity> {
@@ -252,7 +244,8 @@ pub enum KeyError {
     },
 }
 
-fn read_text(path: &Path) -> Result<Zeroizing<String>, KeyError> {
+/// A file of keys as text, bounded.
+pub(crate) fn read_text(path: &Path) -> Result<Zeroizing<String>, KeyError> {
     let failed = |source| KeyError::Read { path: path.display().to_string(), source };
     let file = File::open(path).map_err(failed)?;
     let size = file.metadata().map_err(failed)?.len();
@@ -264,6 +257,20 @@ fn read_text(path: &Path) -> Result<Zeroizing<String>, KeyError> {
     let mut text = Zeroizing::new(String::with_capacity(size as usize + 1));
     file.take(MAX_KEY_FILE).read_to_string(&mut text).map_err(failed)?;
     Ok(text)
+}
+
+/// Writes a new file that only its owner may read; an existing file is never overwritten.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), KeyError> {
+    let name = || path.display().to_string();
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AlreadyExists => KeyError::Exists(name()),
+        _ => KeyError::Write { path: name(), source },
+    };
+    let mut file = create_private(path).map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|e| {
+        let _ = fs::remove_file(path);
+        failed(e)
+    })
 }
 
 fn create_private(path: &Path) -> io::Result<File> {

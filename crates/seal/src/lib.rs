@@ -5,6 +5,7 @@ pub mod bundle;
 pub mod ehbp;
 pub mod floe;
 pub mod keys;
+pub mod signing;
 
 pub use keys::{Identity, Recipient};
 
