@@ -35,6 +35,7 @@ Protect
   open       Decrypt a sealed model
 
 Prove
+  certify    Record what a model computes, to the bit, and check it on another machine
   assess     Measure the four risks of variants against a reference, and decide by policy
 
 Serve
@@ -62,6 +63,7 @@ pub(crate) enum Command {
     Keygen(commands::keygen::Args),
     Seal(commands::seal::Args),
     Open(commands::open::Args),
+    Certify(commands::certify::Args),
     Assess(commands::assess::Args),
     Generate(commands::generate::Args),
     Serve(commands::serve::Args),

@@ -36,6 +36,36 @@ fn a_sealed_model_answers_as_the_plain_one() {
 }
 
 #[test]
+fn a_certificate_holds_for_every_container_and_for_no_other_model() {
+    let folder = Folder::new();
+    let scribe = asset("models/scribe-8m");
+    let (golden, made) = (asset("goldens/scribe-8m.json"), folder.path("cert.json"));
+    let (gguf, small, key, bundle) = (folder.path("s.gguf"), folder.path("q.gguf"), folder.path("key"), folder.path("sealed"));
+    ok(&["convert", &scribe, "-o", &gguf]);
+    ok(&["quantize", &scribe, "--type", "Q8_0", "-o", &small]);
+    let recipient = ok(&["keygen", "-o", &key]);
+    ok(&["seal", &gguf, "-o", &bundle, "--recipient", recipient.trim()]);
+
+    // The short questions are enough here.
+    let mut certificate = json(&std::fs::read_to_string(golden).unwrap());
+    certificate["cases"].as_array_mut().unwrap().retain(|c| c["tokens"].as_array().unwrap().len() < 80);
+    let golden = folder.write("golden.json", certificate.to_string());
+    assert!(ok(&["certify", &gguf, "--check", &golden]).starts_with("equal: "));
+    let sealed = json(&ok(&["certify", &bundle, "--identity", &key, "--check", &golden, "--json", "--threads", "1"]));
+    assert_eq!((&sealed["parts"], &sealed["answers"]), (&Value::Array(vec![]), &Value::Array(vec![])));
+
+    let other = run(&["certify", &small, "--check", &golden]);
+    assert_eq!(other.code, 3);
+    assert!(other.stdout.contains("weights") && other.stdout.contains("first in: embedding"), "{}", other.stdout);
+    ok(&["certify", &small, "-o", &made]);
+    assert!(ok(&["certify", &small, "--check", &made]).starts_with("equal: "));
+    assert_eq!(run(&["certify", &small, "-o", &made]).code, 1);
+    assert_eq!(run(&["certify", &small]).code, 2);
+    std::fs::write(&made, "{}").unwrap();
+    assert_eq!(run(&["certify", &small, "--check", &made]).code, 1);
+}
+
+#[test]
 fn every_instruction_set_and_thread_count_says_the_same() {
     let scribe = asset("models/scribe-8m");
     let doctor = json(&ok(&["doctor", "--json"]));

@@ -1,6 +1,7 @@
 //! One file a command: its flags, then what it does.
 
 pub(crate) mod assess;
+pub(crate) mod certify;
 pub(crate) mod convert;
 pub(crate) mod doctor;
 pub(crate) mod eval;
@@ -35,6 +36,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Keygen(args) => keygen::run(args),
         Command::Seal(args) => seal::run(args),
         Command::Open(args) => open::run(args),
+        Command::Certify(args) => certify::run(args),
         Command::Assess(args) => assess::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Serve(args) => serve::run(args),

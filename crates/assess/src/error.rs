@@ -68,6 +68,16 @@ pub enum AssessError {
         /// What is wrong.
         message: String,
     },
+    /// Two ways of running the same tokens gave different bits: a defect of the engine, never of the model.
+    #[error("{model}: case `{case}` gave other bits when it was run {way}: the numeric contract is broken; please report it")]
+    BrokenContract {
+        /// The model.
+        model: String,
+        /// Question of the suite.
+        case: String,
+        /// `whole`, `cut` or `batched`.
+        way: &'static str,
+    },
     /// The model could not be loaded or run.
     #[error("{model}: {source}")]
     Engine {

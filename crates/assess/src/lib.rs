@@ -3,6 +3,7 @@
 //! docs/measures.md defines every figure; [`figures::FIGURES`] is the same list for programs.
 
 pub mod assessment;
+pub mod certify;
 pub mod error;
 pub mod exhibits;
 pub mod fidelity;

@@ -95,7 +95,7 @@ pub fn check(name: &str, model: &Model, tokens: &[u32], options: &PortabilityOpt
 }
 
 impl Feeding {
-    const ALL: [Feeding; 3] = [Feeding::Whole, Feeding::Cut, Feeding::Batched];
+    pub(crate) const ALL: [Feeding; 3] = [Feeding::Whole, Feeding::Cut, Feeding::Batched];
 
     /// `whole`, `cut`, `batched`.
     pub fn name(self) -> &'static str {
@@ -107,7 +107,7 @@ impl Feeding {
     }
 
     /// Logits of every token, `[tokens, vocab]`.
-    fn logits(self, engine: &Engine, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
+    pub(crate) fn logits(self, engine: &Engine, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
         let mut cache = engine.cache(tokens.len())?;
         match self {
             Feeding::Whole => engine.forward(&mut [all(&mut cache, tokens)]),

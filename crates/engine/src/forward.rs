@@ -79,6 +79,21 @@ impl Engine {
     /// # Errors
     /// As [`Engine::forward`].
     pub fn forward_each(&self, spans: &mut [Span<'_>], each: &mut dyn FnMut(&[f32])) -> Result<(), EngineError> {
+        self.forward_observed(spans, &mut |_, _| {}, each)
+    }
+
+    /// Like [`Engine::forward_each`], and shows `residual` the residual stream `[tokens, hidden]` after each number of
+    /// layers, 0 (the embedding) to all of them. The tokens are those of all spans in order; where they are too many for
+    /// one pass, the later ones follow with a pass of their own.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`].
+    pub fn forward_observed(
+        &self,
+        spans: &mut [Span<'_>],
+        residual: &mut dyn FnMut(usize, &[f32]),
+        each: &mut dyn FnMut(&[f32]),
+    ) -> Result<(), EngineError> {
         spans.iter().try_for_each(|span| self.check(span))?;
         spans.iter_mut().try_for_each(|s| s.cache.reserve(s.cache.len() + s.tokens.len()))?;
         let passes = passes(spans);
@@ -86,7 +101,7 @@ impl Engine {
         let mut workspace = self.workspace.lock().unwrap_or_else(PoisonError::into_inner);
         let positions = spans.iter().map(|s| s.cache.len() + s.tokens.len()).max().unwrap_or(0);
         workspace.prepare(self, &passes, positions)?;
-        passes.iter().for_each(|pass| self.pass(&mut workspace, spans, pass, each));
+        passes.iter().for_each(|pass| self.pass(&mut workspace, spans, pass, residual, each));
         Ok(())
     }
 
@@ -105,11 +120,20 @@ impl Engine {
         if wanted > context { Err(EngineError::Context { wanted, context }) } else { Ok(()) }
     }
 
-    fn pass(&self, work: &mut Workspace, spans: &mut [Span<'_>], pieces: &[Piece], each: &mut dyn FnMut(&[f32])) {
+    fn pass(
+        &self,
+        work: &mut Workspace,
+        spans: &mut [Span<'_>],
+        pieces: &[Piece],
+        residual: &mut dyn FnMut(usize, &[f32]),
+        each: &mut dyn FnMut(&[f32]),
+    ) {
         let tokens = self.embed(work, spans, pieces);
+        residual(0, &work.x[..tokens * self.config.hidden]);
         for (i, layer) in self.weights.layers.iter().enumerate() {
             self.attend(work, i, layer, spans, pieces, tokens);
             self.feed_forward(work, layer, tokens);
+            residual(i + 1, &work.x[..tokens * self.config.hidden]);
         }
         pieces.iter().for_each(|p| spans[p.span].cache.advance(p.tokens));
         self.emit(work, pieces, each);

@@ -1,7 +1,8 @@
 //! The digest of a model's weights.
 
-use crate::WeightsDigest;
+use crate::{PartDigest, WeightsDigest};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 
 const DOMAIN: &[u8] = b"coffer-weights 1\n";
 
@@ -12,17 +13,30 @@ pub struct WeightsHasher {
     hasher: Sha256,
     tensor: String,
     missing: u64,
+    each: Option<EachTensor>,
+}
+
+/// The bytes of each tensor by themselves.
+#[derive(Default)]
+struct EachTensor {
+    current: Sha256,
+    whole: BTreeMap<String, PartDigest>,
 }
 
 impl WeightsHasher {
     /// Nothing hashed yet.
     pub fn new() -> Self {
-        Self { hasher: Sha256::new_with_prefix(DOMAIN), tensor: String::new(), missing: 0 }
+        Self { hasher: Sha256::new_with_prefix(DOMAIN), tensor: String::new(), missing: 0, each: None }
+    }
+
+    /// A hasher that digests each tensor's bytes by themselves too.
+    pub fn with_tensors() -> Self {
+        Self { each: Some(EachTensor::default()), ..Self::new() }
     }
 
     /// Begins a tensor of `bytes` bytes: canonical name, dtype as the checkpoint crate spells it, shape outermost first.
     pub fn tensor(&mut self, name: &str, dtype: &str, shape: &[u64], bytes: u64) -> Result<(), DigestError> {
-        self.whole()?;
+        self.end_tensor()?;
         if name <= self.tensor.as_str() {
             return Err(DigestError::Order { before: self.tensor.clone(), name: name.into() });
         }
@@ -42,20 +56,29 @@ impl WeightsHasher {
         let name = || self.tensor.clone();
         self.missing = self.missing.checked_sub(bytes.len() as u64).ok_or_else(|| DigestError::TooMany(name()))?;
         self.hasher.update(bytes);
+        self.each.iter_mut().for_each(|each| each.current.update(bytes));
         Ok(())
     }
 
     /// The digest of all tensors.
     pub fn finish(self) -> Result<WeightsDigest, DigestError> {
-        self.whole()?;
-        Ok(WeightsDigest(self.hasher.finalize().into()))
+        self.finish_with_tensors().map(|(all, _)| all)
     }
 
-    fn whole(&self) -> Result<(), DigestError> {
-        match self.missing {
-            0 => Ok(()),
-            missing => Err(DigestError::TooFew { name: self.tensor.clone(), missing }),
+    /// The digest of all tensors, and that of each one's bytes; none if they were not asked for.
+    pub fn finish_with_tensors(mut self) -> Result<(WeightsDigest, BTreeMap<String, PartDigest>), DigestError> {
+        self.end_tensor()?;
+        Ok((WeightsDigest(self.hasher.finalize().into()), self.each.map(|each| each.whole).unwrap_or_default()))
+    }
+
+    fn end_tensor(&mut self) -> Result<(), DigestError> {
+        if self.missing > 0 {
+            return Err(DigestError::TooFew { name: self.tensor.clone(), missing: self.missing });
         }
+        if let Some(each) = self.each.as_mut().filter(|_| !self.tensor.is_empty()) {
+            each.whole.insert(self.tensor.clone(), PartDigest(each.current.finalize_reset().into()));
+        }
+        Ok(())
     }
 }
 
@@ -109,6 +132,18 @@ mod tests {
         hasher.tensor("b", "U8", &[], 1).unwrap();
         hasher.update(&[7]).unwrap();
         assert_eq!(hex::encode(hasher.finish().unwrap().0), "68310eee338ff9e12b5ce015a378332f51383e2655d951448e090ec4a1377c7e");
+    }
+
+    #[test]
+    fn each_tensor_has_a_digest_of_its_own() {
+        let mut hasher = WeightsHasher::with_tensors();
+        for (name, bytes) in [("a", &b"12"[..]), ("b", b""), ("c", b"345")] {
+            hasher.tensor(name, "U8", &[bytes.len() as u64], bytes.len() as u64).unwrap();
+            bytes.chunks(2).for_each(|piece| hasher.update(piece).unwrap());
+        }
+        let (_, each) = hasher.finish_with_tensors().unwrap();
+        let expected = [("a", &b"12"[..]), ("b", b""), ("c", b"345")].map(|(n, b)| (n.to_owned(), PartDigest::of(b)));
+        assert_eq!(each, BTreeMap::from(expected));
     }
 
     #[test]

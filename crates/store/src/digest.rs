@@ -2,7 +2,7 @@
 
 use crate::{Model, StoreError};
 use coffer_checkpoint::TensorInfo;
-use coffer_evidence::{Variant, VariantDigest, WeightsDigest, WeightsHasher};
+use coffer_evidence::{PartDigest, Variant, VariantDigest, WeightsDigest, WeightsHasher, certificate::Parts};
 
 /// Bytes read at once.
 const CHUNK: u64 = 4 << 20;
@@ -13,35 +13,66 @@ impl Model {
     /// # Errors
     /// Returns [`StoreError`] if a tensor cannot be read.
     pub fn weights_digest(&self) -> Result<WeightsDigest, StoreError> {
-        let mut tensors: Vec<_> = self.weights.index().iter().collect();
-        tensors.sort_by(|a, b| a.1.name.cmp(&b.1.name));
-        let (mut hasher, mut bytes) = (WeightsHasher::new(), Vec::new());
-        for (id, info) in tensors {
-            hasher.tensor(&info.name, &info.dtype.name(), &info.shape, info.bytes().unwrap_or(0))?;
-            for rows in chunks(info) {
-                bytes.resize((info.row_bytes().unwrap_or(0) * (rows.end - rows.start)) as usize, 0);
-                self.weights.read_rows(id, rows, &mut bytes)?;
-                hasher.update(&bytes)?;
-            }
-        }
-        Ok(hasher.finish()?)
+        Ok(self.hash_weights(WeightsHasher::new(), &mut |_, _| ())?.finish()?)
+    }
+
+    /// Digests of every part that answers depend on, so that two models can be told apart part by part. Reads every byte
+    /// of the weights; `progress` is called with bytes done and bytes in all.
+    ///
+    /// # Errors
+    /// Returns [`StoreError`] if a tensor cannot be read.
+    pub fn parts(&self, contract: &str, kv_format: &str, progress: &mut dyn FnMut(u64, u64)) -> Result<Parts, StoreError> {
+        let (weights, tensors) = self.hash_weights(WeightsHasher::with_tensors(), progress)?.finish_with_tensors()?;
+        Ok(Parts {
+            variant: self.variant_digest(weights, contract, kv_format),
+            weights,
+            configuration: serde_json::from_str(&self.config.to_hf("")).unwrap_or_default(),
+            tokenizer: PartDigest::of(self.tokenizer_json().as_bytes()),
+            template: PartDigest::of(self.template_source().as_bytes()),
+            tensors,
+        })
     }
 
     /// Digest over all that answers depend on: weights, configuration, tokenizer, chat template, and the versions of the
     /// numeric contract and of the KV cache's format. The configuration is hashed as [`coffer_model::ModelConfig::to_hf`]
     /// writes it, so that the container does not matter.
     pub fn variant_digest(&self, weights: WeightsDigest, contract: &str, kv_format: &str) -> VariantDigest {
-        let tokenizer = self.tokenizer.as_ref().map(|t| t.to_hf(None).0).unwrap_or_default();
-        let config = self.config.to_hf("");
+        let (config, tokenizer) = (self.config.to_hf(""), self.tokenizer_json());
         let variant = Variant {
             weights,
             config: config.as_bytes(),
             tokenizer: tokenizer.as_bytes(),
-            template: self.template.as_ref().map(|t| t.source()).unwrap_or_default().as_bytes(),
+            template: self.template_source().as_bytes(),
             contract,
             kv_format,
         };
         variant.digest()
+    }
+
+    fn tokenizer_json(&self) -> String {
+        self.tokenizer.as_ref().map(|t| t.to_hf(None).0).unwrap_or_default()
+    }
+
+    fn template_source(&self) -> &str {
+        self.template.as_ref().map(|t| t.source()).unwrap_or_default()
+    }
+
+    /// Hashes the tensors in the order of their names.
+    fn hash_weights(&self, mut hasher: WeightsHasher, progress: &mut dyn FnMut(u64, u64)) -> Result<WeightsHasher, StoreError> {
+        let mut tensors: Vec<_> = self.weights.index().iter().collect();
+        tensors.sort_by(|a, b| a.1.name.cmp(&b.1.name));
+        let (mut bytes, mut done) = (Vec::new(), 0);
+        for (id, info) in tensors {
+            hasher.tensor(&info.name, &info.dtype.name(), &info.shape, info.bytes().unwrap_or(0))?;
+            for rows in chunks(info) {
+                bytes.resize((info.row_bytes().unwrap_or(0) * (rows.end - rows.start)) as usize, 0);
+                self.weights.read_rows(id, rows, &mut bytes)?;
+                hasher.update(&bytes)?;
+                done += bytes.len() as u64;
+                progress(done, self.weight_bytes);
+            }
+        }
+        Ok(hasher)
     }
 }
 

@@ -1,0 +1,156 @@
+//! `coffer certify`: records what a model computes, or checks whether it computes the same here.
+
+use crate::{
+    exit::{Refused, Usage},
+    model_input::{Compute, ModelArgs},
+    output,
+    progress::{Progress, Style},
+};
+use anyhow::{Context, Result};
+use coffer_assess::certify::{self, CaseDifference, Comparison};
+use coffer_evidence::{Certificate, certificate::MAX_LEN};
+use std::{
+    fs::{File, Permissions},
+    io::{Read, Write},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+/// Record what a model is and computes (-o), or check on another machine that it is and computes the same (--check).
+/// Says `equal`, or names the part that differs and the first token and layer whose numbers do (exit 3).
+#[derive(clap::Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["output", "check"])))]
+pub(crate) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    compute: Compute,
+    /// Certificate to write; must not exist
+    #[arg(short, long, value_name = "CERT")]
+    output: Option<PathBuf>,
+    /// Certificate to check the model against; what it runs is what the certificate holds
+    #[arg(long, value_name = "CERT")]
+    check: Option<PathBuf>,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+    /// How to show progress
+    #[arg(long, value_enum, default_value_t)]
+    progress: Style,
+}
+
+/// Certifies or checks.
+pub(crate) fn run(args: Args) -> Result<()> {
+    match (&args.output, &args.check) {
+        (Some(output), _) => args.certify(output),
+        (_, Some(check)) => args.check(check),
+        _ => Err(Usage("certify needs -o CERT to write or --check CERT to compare".into()).into()),
+    }
+}
+
+impl Args {
+    fn certify(&self, output: &Path) -> Result<()> {
+        let file = Unfinished::beside(output)?;
+        let model = self.model.open()?;
+        let engine = self.compute.load(&model, self.progress)?;
+        let mut progress = Progress::steps(self.progress, "certifying");
+        let name = self.model.path.display().to_string();
+        let certificate = certify::certify(&name, &model, &engine, &mut |done, total| progress.update(done, total))?;
+        file.finish(certificate.to_json().as_bytes())?;
+        drop(progress);
+        let tokens: usize = certificate.cases.iter().map(|c| c.tokens.len()).sum();
+        if self.json {
+            return output::json(&serde_json::json!({
+                "certificate": output,
+                "variant": certificate.model.variant,
+                "contract": certificate.contract,
+                "kv_format": certificate.kv_format,
+                "cases": certificate.cases.len(),
+                "tokens": tokens,
+            }));
+        }
+        outln!("{}", certificate.model.variant);
+        eprintln!(
+            "certified {} cases of {tokens} tokens under contract {}, each run whole, cut and in a batch: {}",
+            certificate.cases.len(),
+            certificate.contract,
+            output.display()
+        );
+        Ok(())
+    }
+
+    fn check(&self, path: &Path) -> Result<()> {
+        let certificate = Certificate::parse(&read_bounded(path)?).with_context(|| format!("{}: not usable", path.display()))?;
+        let model = self.model.open()?;
+        let engine = self.compute.load(&model, self.progress)?;
+        let mut progress = Progress::steps(self.progress, "checking");
+        let name = self.model.path.display().to_string();
+        let found = certify::check(&certificate, &name, &model, &engine, &mut |done, total| progress.update(done, total))?;
+        drop(progress);
+        if self.json {
+            output::json(&found)?;
+        } else {
+            print(&found);
+        }
+        if found.equal() { Ok(()) } else { Err(Refused(format!("{name} is not what {} certifies", path.display())).into()) }
+    }
+}
+
+fn print(found: &Comparison) {
+    if found.equal() {
+        outln!("equal: {} cases, {} tokens, every bit", found.cases, found.tokens);
+    }
+    for difference in &found.parts {
+        outln!("{:14} {}", difference.part, difference.detail);
+    }
+    for difference in &found.answers {
+        outln!("{:14} {}", difference.case, place(difference));
+    }
+    if !found.equal() && found.answers.is_empty() && found.cases > 0 {
+        outln!("{:14} all {} cases are answered with the same bits", "answers", found.cases);
+    }
+}
+
+/// `token 17 differs first after layer 3; top logit 11.25 for 402 in the certificate, 11.5 for 402 here`
+fn place(difference: &CaseDifference) -> String {
+    let mut text = match difference.token {
+        Some(token) => format!("token {token} is the first that differs, first in: {}", difference.stage),
+        None => format!("differs in: {}", difference.stage),
+    };
+    if let (Some((id, logit)), Some((here_id, here))) = (difference.certified, difference.here) {
+        text += &format!("; its top logit is {logit} for {id} in the certificate, {here} for {here_id} here");
+    }
+    text
+}
+
+fn read_bounded(path: &Path) -> Result<Vec<u8>> {
+    let named = || path.display().to_string();
+    let mut bytes = Vec::new();
+    File::open(path).with_context(named)?.take(MAX_LEN as u64 + 1).read_to_end(&mut bytes).with_context(named)?;
+    Ok(bytes)
+}
+
+/// A file that appears under its name when it is whole. Made before the work begins: a place that cannot be written to is
+/// found at once.
+struct Unfinished<'a> {
+    file: tempfile::NamedTempFile,
+    output: &'a Path,
+}
+
+impl<'a> Unfinished<'a> {
+    fn beside(output: &'a Path) -> Result<Self> {
+        anyhow::ensure!(!output.exists(), "{}: exists already; nothing is overwritten", output.display());
+        let folder = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".coffer-").suffix(".partial").permissions(Permissions::from_mode(0o666));
+        let file = builder.tempfile_in(folder).with_context(|| output.display().to_string())?;
+        Ok(Self { file, output })
+    }
+
+    fn finish(mut self, bytes: &[u8]) -> Result<()> {
+        let named = || self.output.display().to_string();
+        self.file.write_all(bytes).and_then(|()| self.file.as_file().sync_all()).with_context(named)?;
+        self.file.persist_noclobber(self.output).map_err(|e| e.error).with_context(named)?;
+        Ok(())
+    }
+}
