@@ -33,6 +33,7 @@ Protect
   keygen     Make a key
   seal       Encrypt a model for its recipients
   open       Decrypt a sealed model
+  rekey      Change who can open it
 
 Prove
   certify    Record what a model computes, to the bit, and check it on another machine
@@ -63,6 +64,7 @@ pub(crate) enum Command {
     Keygen(commands::keygen::Args),
     Seal(commands::seal::Args),
     Open(commands::open::Args),
+    Rekey(commands::rekey::Args),
     Certify(commands::certify::Args),
     Assess(commands::assess::Args),
     Generate(commands::generate::Args),

@@ -1,5 +1,7 @@
 //! Exit codes: 0 done, 1 the tool failed, 2 wrong usage, 3 a gate said no.
 
+use coffer_seal::bundle::BundleError;
+use coffer_store::StoreError;
 use std::process::ExitCode;
 
 /// A gate (policy, verification, unsafe file) said no. The details were already printed where they belong.
@@ -36,13 +38,21 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
 }
 
 fn code(error: &anyhow::Error) -> u8 {
-    if error.is::<Refused>() {
+    if error.is::<Refused>() || is_rollback(error) {
         3
     } else if error.is::<Usage>() {
         2
     } else {
         1
     }
+}
+
+fn is_rollback(error: &anyhow::Error) -> bool {
+    let bundle = error.downcast_ref::<BundleError>().or_else(|| match error.downcast_ref::<StoreError>() {
+        Some(StoreError::Bundle(e)) => Some(e),
+        _ => None,
+    });
+    matches!(bundle, Some(BundleError::Rollback { .. }))
 }
 
 /// The causes in one line, leaving out those that only repeat what was said.

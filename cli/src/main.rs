@@ -9,6 +9,7 @@ mod commands;
 mod demo;
 mod exit;
 mod model_input;
+mod passphrase;
 mod progress;
 mod settings;
 

@@ -2,6 +2,7 @@
 
 use crate::{
     exit::Usage,
+    passphrase::{self, Terminal},
     progress::{Progress, Style},
 };
 use anyhow::{Context, Result};
@@ -12,14 +13,24 @@ use coffer_store::Model;
 use std::{
     num::NonZeroUsize,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// Keys for sealed models.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub(crate) struct Identities {
-    /// Key file that opens a sealed model (age identity or OpenSSH private key); may be repeated
+    /// Key file that opens a sealed model: age identities, an OpenSSH private key, or an RSA private key in PEM; may be repeated
     #[arg(short, long, value_name = "FILE")]
     identity: Vec<PathBuf>,
+    /// Ask for the passphrase that opens a sealed model
+    #[arg(long)]
+    passphrase: bool,
+    /// File or descriptor (/dev/fd/3) whose first line is that passphrase
+    #[arg(long, value_name = "FILE", conflicts_with = "passphrase")]
+    passphrase_file: Option<PathBuf>,
+    /// Open a sealed model although this key has opened a newer epoch of it: its old content, and who could read that, come back
+    #[arg(long)]
+    allow_rollback: bool,
 }
 
 impl Identities {
@@ -27,9 +38,18 @@ impl Identities {
     pub(crate) fn load(&self) -> Result<Vec<Identity>> {
         let mut all = Vec::new();
         for path in &self.identity {
-            all.extend(Identity::read(path)?);
+            all.extend(Identity::read_with(path, Arc::new(Terminal))?);
         }
+        if self.allow_rollback {
+            all = all.into_iter().map(Identity::allowing_rollback).collect();
+        }
+        all.extend(passphrase::existing(self.passphrase, self.passphrase_file.as_deref())?.map(Identity::passphrase));
         Ok(all)
+    }
+
+    /// Whether there is anything to open a sealed model with.
+    pub(crate) fn given(&self) -> bool {
+        !self.identity.is_empty() || self.passphrase || self.passphrase_file.is_some()
     }
 
     /// The key files, to hand them on.
@@ -39,8 +59,9 @@ impl Identities {
 
     /// Reads the key files for `path`, which must be named if it is sealed.
     pub(crate) fn load_for(&self, path: &Path) -> Result<Vec<Identity>> {
-        if self.identity.is_empty() && Bundle::is_bundle(path) {
-            return Err(Usage(format!("{} is sealed; name the key that opens it with --identity", path.display())).into());
+        if !self.given() && Bundle::is_bundle(path) {
+            let what = format!("{} is sealed; name the key that opens it with --identity (or --passphrase)", path.display());
+            return Err(Usage(what).into());
         }
         self.load()
     }

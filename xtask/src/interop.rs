@@ -3,6 +3,7 @@
 mod clients;
 mod containers;
 mod keys;
+mod kills;
 mod numbers;
 mod page;
 mod scan;
@@ -43,6 +44,9 @@ const CHECKS: &[(&str, Check)] = &[
     ("convert-there-and-back", containers::convert_there_and_back),
     ("peft-merges-alike", containers::peft_merges_alike),
     ("age-opens-our-keys", keys::age_opens_our_keys),
+    ("age-opens-for-rsa-in-pem", keys::age_opens_for_rsa_in_pem),
+    ("age-encryption-post-quantum", keys::age_encryption_post_quantum),
+    ("kill-9", kills::nothing_is_lost),
     ("scan-corpus", scan::corpus),
     ("openai-python", clients::openai_python),
     ("openai-node", clients::openai_node),

@@ -1,14 +1,17 @@
 //! `coffer inspect`: what a model is, without running it.
 
 use crate::{
+    commands::bundle,
     model_input::ModelArgs,
     output::{self, Table},
 };
 use anyhow::Result;
+use coffer_seal::bundle::Bundle;
 use coffer_store::{Container, Model};
 use std::collections::BTreeMap;
 
-/// Show what a model is: architecture, shape, types of its tensors, tokenizer, chat template.
+/// Show what a model is: architecture, shape, types of its tensors, tokenizer, chat template. Of a sealed bundle it shows how many
+/// recipients of which kind there are; with a key also who they are, the epoch, and the files.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -49,6 +52,8 @@ pub(crate) struct Summary {
     weights_digest: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tensors: Vec<Tensor>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bundle: Option<bundle::Summary>,
 }
 
 #[derive(Default, serde::Serialize)]
@@ -68,8 +73,29 @@ struct Tensor {
 
 /// Opens the model and prints its summary.
 pub(crate) fn run(args: Args) -> Result<()> {
-    let model = args.model.open()?;
-    let mut summary = Summary::of(&model);
+    let (path, identities) = (&args.model.path, &args.model.identities);
+    if !Bundle::is_bundle(path) {
+        return show(&args, &args.model.open()?, None);
+    }
+    let bundle = bundle::Summary::of(path, &identities.load()?)?;
+    if bundle.holds_model() || args.tensors || args.digest {
+        return show(&args, &args.model.open()?, Some(bundle));
+    }
+    if args.json {
+        return output::json(&Sealed { bundle: &bundle });
+    }
+    out!("{bundle}");
+    Ok(())
+}
+
+/// A bundle without a model in it, or without a key to see it.
+#[derive(serde::Serialize)]
+struct Sealed<'a> {
+    bundle: &'a bundle::Summary,
+}
+
+fn show(args: &Args, model: &Model, bundle: Option<bundle::Summary>) -> Result<()> {
+    let mut summary = Summary::of(model);
     if args.digest {
         summary.weights_digest = Some(model.weights_digest()?.to_string());
     }
@@ -77,7 +103,11 @@ pub(crate) fn run(args: Args) -> Result<()> {
         summary.tensors = model.weights.index().iter().map(|(_, t)| Tensor::from(t)).collect();
     }
     if args.json {
+        summary.bundle = bundle;
         return output::json(&summary);
+    }
+    if let Some(bundle) = bundle {
+        outln!("{bundle}");
     }
     out!("{summary}");
     Ok(())
@@ -119,6 +149,7 @@ impl Summary {
             types,
             weights_digest: None,
             tensors: Vec::new(),
+            bundle: None,
         }
     }
 }

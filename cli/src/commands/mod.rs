@@ -1,6 +1,7 @@
 //! One file a command: its flags, then what it does.
 
 pub(crate) mod assess;
+pub(crate) mod bundle;
 pub(crate) mod certify;
 pub(crate) mod convert;
 pub(crate) mod doctor;
@@ -14,6 +15,7 @@ pub(crate) mod merge;
 pub(crate) mod open;
 pub(crate) mod prune;
 pub(crate) mod quantize;
+pub(crate) mod rekey;
 pub(crate) mod scan;
 pub(crate) mod seal;
 pub(crate) mod serve;
@@ -36,6 +38,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Keygen(args) => keygen::run(args),
         Command::Seal(args) => seal::run(args),
         Command::Open(args) => open::run(args),
+        Command::Rekey(args) => rekey::run(args),
         Command::Certify(args) => certify::run(args),
         Command::Assess(args) => assess::run(args),
         Command::Generate(args) => generate::run(args),

@@ -1,7 +1,10 @@
 //! `coffer seal`: a model (or any file or directory) into a bundle for its recipients.
 
-use crate::progress::{Progress, Style};
-use anyhow::{Context, Result};
+use crate::{
+    passphrase,
+    progress::{Progress, Style},
+};
+use anyhow::Result;
 use coffer_seal::Recipient;
 use std::path::PathBuf;
 
@@ -15,12 +18,22 @@ pub(crate) struct Args {
     /// Bundle to write; must not exist
     #[arg(short, long, value_name = "BUNDLE")]
     output: PathBuf,
-    /// Who may open it: age1…, ssh-ed25519 … or ssh-rsa …; may be repeated
+    /// Who may open it: age1…, age1pq1… (post-quantum), age1NAME1… (a plugin's), ssh-ed25519 … or ssh-rsa …; may be repeated
     #[arg(short, long, value_name = "R")]
     recipient: Vec<String>,
-    /// File with one recipient a line; may be repeated
+    /// File with one recipient a line, or an RSA public key in PEM; may be repeated
     #[arg(short = 'R', long, value_name = "FILE")]
     recipients_file: Vec<PathBuf>,
+    /// Who must always be able to open it; `rekey` does not take such a recipient away in passing. Policy of a team:
+    /// `[seal] recovery = "age1…"` in coffer.toml; may be repeated
+    #[arg(long, value_name = "R")]
+    recovery: Vec<String>,
+    /// Ask for a passphrase that opens it too
+    #[arg(long)]
+    passphrase: bool,
+    /// File or descriptor (/dev/fd/3) whose first line is that passphrase
+    #[arg(long, value_name = "FILE", conflicts_with = "passphrase")]
+    passphrase_file: Option<PathBuf>,
     /// How to show progress
     #[arg(long, value_enum, default_value_t)]
     progress: Style,
@@ -29,10 +42,11 @@ pub(crate) struct Args {
 /// Seals.
 pub(crate) fn run(args: Args) -> Result<()> {
     let recipients = args.recipients()?;
-    if recipients.is_empty() {
-        return Err(
-            crate::exit::Usage("seal: nobody could open this; name a --recipient (coffer keygen makes one)".into()).into()
-        );
+    if recipients.len() == args.recovery.len() {
+        return Err(crate::exit::Usage(
+            "seal: nobody could open this in daily use; name a --recipient (coffer keygen makes one)".into(),
+        )
+        .into());
     }
     let mut progress = Progress::bytes(args.progress, "sealing");
     coffer_seal::bundle::seal_path(&args.path, &args.output, &recipients, &mut |done, total| progress.update(done, total))?;
@@ -48,11 +62,14 @@ pub(crate) fn run(args: Args) -> Result<()> {
 
 impl Args {
     fn recipients(&self) -> Result<Vec<Recipient>> {
-        let mut texts = self.recipient.clone();
+        let mut recipients = self.recipient.iter().map(|text| Recipient::parse(text)).collect::<Result<Vec<_>, _>>()?;
         for path in &self.recipients_file {
-            let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-            texts.extend(text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')).map(str::to_owned));
+            recipients.extend(Recipient::read(path)?);
         }
-        texts.iter().map(|t| Ok(Recipient::parse(t)?)).collect()
+        recipients.extend(passphrase::new(self.passphrase, self.passphrase_file.as_ref())?.map(Recipient::passphrase));
+        for text in &self.recovery {
+            recipients.push(Recipient::parse(text)?.recovery(true));
+        }
+        Ok(recipients)
     }
 }

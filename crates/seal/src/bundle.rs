@@ -4,13 +4,18 @@ mod error;
 mod keyring;
 mod layout;
 mod manifest;
+mod members;
 mod read;
+mod rekey;
 mod tree;
+mod unfinished;
 mod write;
 
 pub use error::BundleError;
 pub use keyring::recipients;
+pub use members::Member;
 pub use read::{Bundle, SealedFile};
+pub use rekey::{Changes, rekey, rotate};
 pub use tree::seal_path;
 pub use write::{BundleWriter, EndWrite};
 
@@ -19,6 +24,8 @@ pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
 
 #[cfg(test)]
 mod attacks;
+#[cfg(test)]
+mod rekey_tests;
 #[cfg(test)]
 mod speed;
 #[cfg(test)]

@@ -4,6 +4,7 @@
 pub mod bundle;
 pub mod ehbp;
 pub mod floe;
+mod floor;
 pub mod keys;
 pub mod signing;
 

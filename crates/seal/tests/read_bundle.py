@@ -1,6 +1,6 @@
 """A second reader of sealed bundles, written from docs/spec/bundle.md. Usage: read_bundle.py BUNDLE CONTENT_KEY_HEX
 
-Prints one line a file: size, SHA-256, name. The content key comes from `age -d keys/x25519.age`.
+Prints one line a recipient, then one line a file: size, SHA-256, name. The content key comes from `age -d keys/x25519.age`.
 """
 import hashlib, hmac, json, struct, sys
 from pathlib import Path
@@ -44,10 +44,14 @@ def main(bundle, key):
     assert first == MAGIC and sorted(p.name for p in bundle.iterdir()) == ["coffer.bundle", "data", "keys", "manifest"]
     ident = bytes.fromhex(second.removeprefix(b"id ").decode())
     assert (bundle / "keys/mac").read_bytes() == key_files_mac(key, ident, bundle / "keys")
+    recipients = floe(hkdf(key, MAGIC + b" recipients", 32), MAGIC + ident + b"keys/recipients", (bundle / "keys/recipients").read_bytes())[1]
+    for recipient in json.loads(recipients)["recipients"]:
+        print(recipient["key"], *["recovery"] * recipient.get("recovery", False))
     stream_key = hkdf(key, MAGIC + b" stream", 32)
     manifest = json.loads(floe(stream_key, MAGIC + ident + b"manifest", (bundle / "manifest").read_bytes())[1])
     iv, data = floe(stream_key, MAGIC + ident + b"data", (bundle / "data").read_bytes())
     assert iv.hex() == manifest["data"]["iv"] and len(data) == manifest["data"]["length"]
+    assert manifest["epoch"] >= 1 and len(bytes.fromhex(manifest["lineage"])) == 16
     at = 0
     for file in manifest["files"]:
         content = data[at : at + file["size"]]

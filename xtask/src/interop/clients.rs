@@ -55,7 +55,7 @@ pub(crate) fn ehbp_node_wiretapped(peers: &Peers, folder: &Path) -> Result<Outco
     )))
 }
 
-fn node(peers: &Peers, script: &str, arguments: &[&str]) -> Result<String> {
+pub(super) fn node(peers: &Peers, script: &str, arguments: &[&str]) -> Result<String> {
     // Modules are found beside the script, so it is copied to where they are.
     let folder = peers.node()?;
     let local = folder.join(script);

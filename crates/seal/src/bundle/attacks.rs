@@ -13,7 +13,7 @@ const SEGMENT: usize = 256;
 const SSH: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGehHa4LkohmuRE/U8g7i7xB9HASqCZRDocp2iJhrg+r";
 
 type Parts = BTreeMap<&'static str, Vec<u8>>;
-const PARTS: [&str; 6] = ["coffer.bundle", "data", "keys/mac", "keys/ssh.age", "keys/x25519.age", "manifest"];
+const PARTS: [&str; 7] = ["coffer.bundle", "data", "keys/mac", "keys/recipients", "keys/ssh.age", "keys/x25519.age", "manifest"];
 
 /// A bundle on disk that is changed and put right again.
 struct Target {
@@ -211,7 +211,7 @@ fn every_mixture_of_two_bundles_is_refused() {
     let mut target = Target::new();
     for (key, id) in [(2, 2), (1, 2), (1, 1)] {
         let (_folder, other) = sealed(&target.identity, [key; 32], [id; 16], b"weights of a second!");
-        let groups = [&PARTS[..1], &PARTS[1..2], &PARTS[2..5], &PARTS[5..]];
+        let groups = [&PARTS[..1], &PARTS[1..2], &PARTS[2..6], &PARTS[6..]];
         for taken in 1u8..0b1111 {
             let chosen = groups.iter().enumerate().filter(|(i, _)| taken >> i & 1 == 1).flat_map(|(_, parts)| *parts);
             let changed: Vec<(&str, &[u8])> = chosen.map(|part| (*part, &other[part][..])).collect();

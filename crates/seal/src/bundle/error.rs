@@ -102,6 +102,34 @@ pub enum BundleError {
     /// Recipients that cannot be used as given.
     #[error("recipients: {0}")]
     Recipients(String),
+    /// The identity has seen a newer epoch of this bundle.
+    #[error(
+        "{path}: this is epoch {epoch} of a bundle of which this key has opened epoch {seen}: somebody put an older version back. \
+         --allow-rollback opens it all the same, and with it come its old content and whoever could read that (recorded in {list})"
+    )]
+    Rollback {
+        /// Bundle.
+        path: String,
+        /// Its epoch.
+        epoch: u64,
+        /// The newest that was opened.
+        seen: u64,
+        /// File that remembers.
+        list: String,
+    },
+    /// Another run changes it.
+    #[error("{0}: another command is changing this bundle; try again when it is done")]
+    Busy(String),
+    /// The file system cannot do what a change in one step needs.
+    #[error(
+        "{path}: this file system cannot exchange two folders in one step ({source}); copy the bundle to another one and change it there"
+    )]
+    NoExchange {
+        /// What was to be exchanged.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
     /// What is to be sealed cannot be.
     #[error("{path}: {why}")]
     Source {

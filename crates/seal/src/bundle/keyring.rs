@@ -3,11 +3,12 @@
 use super::{
     BundleError,
     layout::{BundleId, ContentKey, KEYS, read_bounded, read_marker},
+    members::{self, LIST, Member, PASSPHRASE},
 };
-use crate::{Identity, Recipient, keys::Class};
+use crate::{Identity, Recipient, keys::KeyError};
 use aws_lc_rs::hmac;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{Read, Write},
     path::Path,
@@ -16,7 +17,7 @@ use zeroize::Zeroizing;
 
 const MAC: &str = "mac";
 const MAX_FILES: usize = 32;
-const MAX_FILE_LEN: u64 = 1 << 20;
+const MAX_FILE_LEN: u64 = 4 << 20;
 
 /// How many recipients a bundle has, by kind (`X25519`, `ssh-ed25519`, `ssh-rsa`, `scrypt` …); needs no key.
 ///
@@ -27,24 +28,56 @@ pub fn recipients(path: &Path) -> Result<BTreeMap<String, usize>, BundleError> {
 }
 
 /// The files of `keys/` by name.
+#[derive(Default)]
 pub(super) struct Keyring(BTreeMap<String, Vec<u8>>);
 
 impl Keyring {
     /// Wraps `key` for every recipient.
     pub(super) fn wrap(key: &ContentKey, id: &BundleId, recipients: &[Recipient]) -> Result<Self, BundleError> {
-        let mut classes: BTreeMap<Class, Vec<&Recipient>> = BTreeMap::new();
-        recipients.iter().for_each(|r| classes.entry(r.class()).or_default().push(r));
-        match classes.get(&Class::Passphrase).map_or(0, Vec::len) {
-            _ if classes.is_empty() => return Err(BundleError::Recipients("at least one is needed".into())),
-            0 | 1 => (),
-            _ => return Err(BundleError::Recipients("a bundle can have one passphrase, not several".into())),
+        Self::default().rewrap(key, id, &[], &members::of(recipients), recipients)
+    }
+
+    /// Key files for the list `to` instead of `from`; `added` holds whoever of it is new. Files whose recipients stay are kept.
+    pub(super) fn rewrap(
+        &self,
+        key: &ContentKey,
+        id: &BundleId,
+        from: &[Member],
+        to: &[Member],
+        added: &[Recipient],
+    ) -> Result<Self, BundleError> {
+        if added.iter().filter(|r| r.to_string() == PASSPHRASE).count() > 1 {
+            return Err(BundleError::Recipients("a bundle can have one passphrase, not several".into()));
         }
+        let before = by_class(from)?;
         let mut files = BTreeMap::new();
-        for (class, members) in classes {
-            files.insert(file_name(class).to_owned(), encrypt(key, &members)?);
+        for (class, keys) in by_class(to)? {
+            let name = format!("{class}.age");
+            let touched = before.get(&class) != Some(&keys) || added.iter().any(|r| r.class() == class);
+            let file = match self.0.get(&name).filter(|_| !touched) {
+                Some(kept) => kept.clone(),
+                None => encrypt(key, &resolve(to.iter().filter(|m| keys.contains(&*m.key)), added)?)?,
+            };
+            files.insert(name, file);
+        }
+        if files.is_empty() {
+            return Err(BundleError::Recipients("at least one is needed".into()));
+        }
+        files.insert(LIST.to_owned(), members::seal(to, key, id)?);
+        if let Some((name, _)) = files.iter().find(|(_, bytes)| bytes.len() as u64 > MAX_FILE_LEN) {
+            return Err(BundleError::Recipients(format!("too many: {KEYS}/{name} would be longer than {MAX_FILE_LEN} bytes")));
+        }
+        if files.len() >= MAX_FILES {
+            return Err(BundleError::Recipients(format!("of too many kinds: at most {} can be", MAX_FILES - 2)));
         }
         files.insert(MAC.to_owned(), mac(key, id, &files).as_ref()[..32].to_vec());
         Ok(Self(files))
+    }
+
+    /// The list of recipients; the key was unwrapped, so that the list is authentic.
+    pub(super) fn members(&self, path: &Path, key: &ContentKey, id: &BundleId) -> Result<Vec<Member>, BundleError> {
+        let missing = || BundleError::Missing { path: path.display().to_string(), part: format!("{KEYS}/{LIST}") };
+        members::open(self.0.get(LIST).ok_or_else(missing)?, path, key, id)
     }
 
     /// Reads the folder `keys` of the bundle at `path`.
@@ -54,7 +87,7 @@ impl Keyring {
         for entry in fs::read_dir(&folder).map_err(BundleError::io(&folder))? {
             let entry = entry.map_err(BundleError::io(&folder))?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            let known = name == MAC || name.strip_suffix(".age").is_some_and(|stem| !stem.is_empty());
+            let known = name == MAC || name == LIST || name.strip_suffix(".age").is_some_and(|stem| !stem.is_empty());
             if !known || files.len() >= MAX_FILES {
                 return Err(BundleError::Extra { path: path.display().to_string(), part: format!("{KEYS}/{name}") });
             }
@@ -75,13 +108,19 @@ impl Keyring {
     }
 
     /// Unwraps the content key with the first identity that fits, and checks all key files with it.
-    pub(super) fn unwrap(&self, path: &Path, id: &BundleId, identities: &[Identity]) -> Result<ContentKey, BundleError> {
-        let mut damaged = None;
-        for (name, bytes) in self.0.iter().filter(|(name, _)| *name != MAC) {
+    pub(super) fn unwrap<'a>(
+        &self,
+        path: &Path,
+        id: &BundleId,
+        identities: &'a [Identity],
+    ) -> Result<(ContentKey, &'a Identity), BundleError> {
+        let (mut damaged, mut no_plugin) = (None, None);
+        for (name, bytes) in self.age_files() {
             for identity in identities {
                 match decrypt(bytes, identity) {
-                    Ok(key) => return self.authenticate(path, id, key),
+                    Ok(key) => return Ok((self.authenticate(path, id, key)?, identity)),
                     Err(Refusal::NotMine) => (),
+                    Err(Refusal::Key(e)) => no_plugin = Some(e),
                     Err(Refusal::TooMuchWork(log_n)) => {
                         let what = format!("{KEYS}/{name} asks for 2^{log_n} blocks of scrypt work: refused");
                         return Err(BundleError::invalid(path, what));
@@ -90,14 +129,19 @@ impl Keyring {
                 }
             }
         }
-        match damaged {
-            Some(name) => Err(BundleError::tampered(path, format!("{KEYS}/{name}"))),
-            None => Err(BundleError::NoMatch {
+        match (damaged, no_plugin) {
+            (Some(name), _) => Err(BundleError::tampered(path, format!("{KEYS}/{name}"))),
+            (None, Some(e)) => Err(e.into()),
+            (None, None) => Err(BundleError::NoMatch {
                 path: path.display().to_string(),
                 tried: identities.len(),
                 recipients: self.describe(),
             }),
         }
+    }
+
+    fn age_files(&self) -> impl Iterator<Item = (&String, &Vec<u8>)> {
+        self.0.iter().filter(|(name, _)| name.ends_with(".age"))
     }
 
     fn authenticate(&self, path: &Path, id: &BundleId, key: ContentKey) -> Result<ContentKey, BundleError> {
@@ -112,7 +156,7 @@ impl Keyring {
 
     fn kinds(&self) -> BTreeMap<String, usize> {
         let mut kinds = BTreeMap::new();
-        for (_, bytes) in self.0.iter().filter(|(name, _)| *name != MAC) {
+        for (_, bytes) in self.age_files() {
             stanza_kinds(bytes).for_each(|kind| *kinds.entry(kind).or_default() += 1);
         }
         kinds
@@ -127,12 +171,30 @@ impl Keyring {
     }
 }
 
-fn file_name(class: Class) -> &'static str {
-    match class {
-        Class::X25519 => "x25519.age",
-        Class::Ssh => "ssh.age",
-        Class::Passphrase => "passphrase.age",
+/// The members' keys by class, in order.
+fn by_class(members: &[Member]) -> Result<BTreeMap<String, BTreeSet<&str>>, BundleError> {
+    let mut classes: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for Member { key, .. } in members {
+        let class = if key == PASSPHRASE { PASSPHRASE.to_owned() } else { Recipient::parse(key)?.class() };
+        classes.entry(class).or_default().insert(key);
     }
+    Ok(classes)
+}
+
+/// Members as recipients. A passphrase is in no list and must be among `added`.
+pub(super) fn resolve<'a>(
+    members: impl IntoIterator<Item = &'a Member>,
+    added: &[Recipient],
+) -> Result<Vec<Recipient>, BundleError> {
+    let find = |member: &Member| match added.iter().find(|r| r.to_string() == member.key) {
+        Some(recipient) => Ok(recipient.clone().recovery(member.recovery)),
+        None if member.key == PASSPHRASE => {
+            let what = "the passphrase is not kept and cannot open a new content key: give it again, or --remove passphrase";
+            Err(BundleError::Recipients(what.into()))
+        }
+        None => Ok(Recipient::parse(&member.key)?.recovery(member.recovery)),
+    };
+    members.into_iter().map(find).collect()
 }
 
 /// HMAC-SHA-384 over the bundle's id and all key files but the MAC itself, each with its lengths.
@@ -148,8 +210,8 @@ fn mac(key: &ContentKey, id: &BundleId, files: &BTreeMap<String, Vec<u8>>) -> hm
     context.sign()
 }
 
-fn encrypt(key: &ContentKey, members: &[&Recipient]) -> Result<Vec<u8>, BundleError> {
-    let members: Vec<_> = members.iter().map(|r| r.to_age()).collect();
+fn encrypt(key: &ContentKey, members: &[Recipient]) -> Result<Vec<u8>, BundleError> {
+    let members: Vec<_> = members.iter().map(|r| r.to_age()).collect::<Result<_, _>>()?;
     let refused = |e: &dyn std::fmt::Display| BundleError::Recipients(e.to_string());
     let encryptor = age::Encryptor::with_recipients(members.iter().map(|r| &**r)).map_err(|e| refused(&e))?;
     let mut file = Vec::new();
@@ -160,6 +222,7 @@ fn encrypt(key: &ContentKey, members: &[&Recipient]) -> Result<Vec<u8>, BundleEr
 
 enum Refusal {
     NotMine,
+    Key(KeyError),
     Damaged,
     TooMuchWork(u8),
 }
@@ -167,10 +230,12 @@ enum Refusal {
 fn decrypt(file: &[u8], identity: &Identity) -> Result<ContentKey, Refusal> {
     let decryptor = age::Decryptor::new_buffered(file).map_err(|_| Refusal::Damaged)?;
     let from_passphrase = decryptor.is_scrypt();
-    let mut payload = decryptor.decrypt(std::iter::once(&*identity.to_age())).map_err(|e| match e {
+    let identity = identity.to_age().map_err(Refusal::Key)?;
+    let mut payload = decryptor.decrypt(std::iter::once(&*identity)).map_err(|e| match e {
         age::DecryptError::NoMatchingKeys => Refusal::NotMine,
         age::DecryptError::DecryptionFailed if from_passphrase => Refusal::NotMine,
         age::DecryptError::ExcessiveWork { required, .. } => Refusal::TooMuchWork(required),
+        e @ age::DecryptError::Plugin(_) => Refusal::Key(KeyError::Plugin(e.to_string())),
         _ => Refusal::Damaged,
     })?;
     let mut key = Zeroizing::new([0; 32]);

@@ -9,10 +9,16 @@ pub(super) const MAX_LEN: u64 = 64 << 20;
 const MAX_FILES: usize = 100_000;
 const MAX_NAME_LEN: usize = 1024;
 
+/// Names a bundle through all its epochs: random, sealed.
+pub(super) type Lineage = [u8; 16];
+
 #[derive(Serialize, Deserialize)]
 pub(super) struct Manifest {
     /// Rises when the content is encrypted anew under another key.
     pub(super) epoch: u64,
+    /// Stays the same through all epochs.
+    #[serde(with = "hex::serde")]
+    pub(super) lineage: Lineage,
     pub(super) data: Data,
     pub(super) files: Vec<Entry>,
 }
@@ -126,12 +132,18 @@ mod tests {
     #[test]
     fn bad_manifests() {
         let file = |size: u64| format!(r#"{{"name":"f{size}","size":{size},"sha256":"{}"}}"#, "0".repeat(64));
-        let manifest =
-            |files: &str| format!(r#"{{"epoch":1,"data":{{"iv":"{}","length":100}},"files":[{files}]}}"#, "0".repeat(64));
+        let manifest = |files: &str| {
+            format!(
+                r#"{{"epoch":1,"lineage":"000102030405060708090a0b0c0d0e0f","data":{{"iv":"{}","length":100}},"files":[{files}]}}"#,
+                "0".repeat(64)
+            )
+        };
         Manifest::parse(manifest(&file(100)).as_bytes()).unwrap();
         for bad in [
             String::new(),
             "{}".into(),
+            manifest("").replace("000102", "0001"),
+            manifest("").replace("lineage", "line"),
             manifest(&file(101)),
             manifest(&format!("{},{}", file(60), file(41))),
             manifest(&format!("{},{}", file(u64::MAX), file(1))),
@@ -147,7 +159,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_change_is_survived(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
-            let mut json = br#"{"epoch":1,"data":{"iv":"00","length":9},"files":[{"name":"a/b","size":7,"sha256":"00"}]}"#.to_vec();
+            let mut json = br#"{"epoch":1,"lineage":"00","data":{"iv":"00","length":9},"files":[{"name":"a/b","size":7,"sha256":"00"}]}"#.to_vec();
             let at = at.index(json.len());
             json[at] = byte;
             let _ = Manifest::parse(&json);

@@ -5,11 +5,14 @@ use super::{
     keyring::Keyring,
     layout::{BundleId, ContentKey, DATA, KEYS, MANIFEST, MARKER, aad, has_marker, read_bounded, read_marker},
     manifest::{self, Entry, Manifest},
-    write::{Unfinished, sync_folder},
+    members::Member,
+    unfinished::{Unfinished, sync_folder},
+    write::BundleWriter,
 };
 use crate::{
     Identity,
     floe::{self, Cipher, HEADER_LEN, Layout},
+    floor::Refusal,
 };
 use aws_lc_rs::digest;
 use std::{
@@ -28,7 +31,9 @@ const CHUNK: usize = 4 << 20;
 /// An opened bundle.
 pub struct Bundle {
     data: Arc<Data>,
+    id: BundleId,
     epoch: u64,
+    members: Vec<Member>,
     files: Vec<Placed>,
     by_name: HashMap<String, usize>,
 }
@@ -47,10 +52,11 @@ impl Bundle {
 
     /// Unwraps the content key with the first identity that fits and opens the manifest.
     pub fn open(path: &Path, identities: &[Identity]) -> Result<Self, BundleError> {
-        let id = read_marker(path)?;
-        check_parts(path)?;
-        let key = Keyring::read(path)?.unwrap(path, &id, identities)?;
-        let manifest = open_manifest(path, &key, &id)?;
+        Self::from_opened(path, unlock(path, identities)?)
+    }
+
+    pub(super) fn from_opened(path: &Path, opened: Opened) -> Result<Self, BundleError> {
+        let Opened { id, key, members, manifest, .. } = opened;
         let data = Data::open(path, &key, &id, &manifest)?;
         let mut at = 0;
         let place = |entry: Entry| {
@@ -60,7 +66,17 @@ impl Bundle {
         };
         let files: Vec<_> = manifest.files.into_iter().map(place).collect();
         let by_name = files.iter().enumerate().map(|(at, file)| (file.entry.name.clone(), at)).collect();
-        Ok(Self { data: Arc::new(data), epoch: manifest.epoch, files, by_name })
+        Ok(Self { data: Arc::new(data), id, epoch: manifest.epoch, members, files, by_name })
+    }
+
+    /// Its public name, 32 hex digits; another one after each rotation.
+    pub fn id(&self) -> String {
+        hex::encode(self.id)
+    }
+
+    /// Who can open it.
+    pub fn members(&self) -> &[Member] {
+        &self.members
     }
 
     /// How often the content was encrypted anew under another key, from 1.
@@ -107,6 +123,30 @@ impl Bundle {
         folder.rename()
     }
 
+    /// Adds all files to another bundle.
+    pub(super) fn copy_into(&self, writer: &mut BundleWriter, progress: Progress<'_>) -> Result<(), BundleError> {
+        let total = self.files.iter().map(|file| file.entry.size).sum();
+        let mut done = 0;
+        let mut buffer = self.chunk();
+        for file in &self.files {
+            let mut out = writer.stream(&file.entry.name)?;
+            self.sealed(file).read_chunks(&mut buffer, &mut |chunk| {
+                done += chunk.len() as u64;
+                progress(done, total);
+                out.write_all(chunk).map_err(BundleError::io(&self.data.path))
+            })?;
+            out.end()?;
+        }
+        Ok(())
+    }
+
+    /// Name of the first file that is not as in `entries`.
+    pub(super) fn first_difference(&self, entries: &[Entry]) -> Option<&str> {
+        let same = |(file, entry): (&Placed, &Entry)| file.entry.sha256 == entry.sha256 && file.entry.name == entry.name;
+        let at = self.files.iter().zip(entries).position(|pair| !same(pair))?;
+        Some(&self.files[at].entry.name)
+    }
+
     /// Authenticates every segment and compares every file's digest with the manifest.
     pub fn verify(&self, progress: Progress<'_>) -> Result<(), BundleError> {
         let total = self.files.iter().map(|file| file.entry.size).sum();
@@ -149,6 +189,35 @@ impl Bundle {
         let name = file.entry.name.clone();
         SealedFile { data: self.data.clone(), name, at: file.at, size: file.entry.size, cached: Mutex::default() }
     }
+}
+
+/// What an identity gives access to.
+pub(super) struct Opened {
+    pub(super) id: BundleId,
+    pub(super) key: ContentKey,
+    pub(super) keyring: Keyring,
+    pub(super) members: Vec<Member>,
+    pub(super) manifest: Manifest,
+}
+
+/// Everything but the data: unwraps the key with the first identity that fits, opens what is sealed with it, and refuses an epoch
+/// that is older than one that this identity has seen.
+pub(super) fn unlock(path: &Path, identities: &[Identity]) -> Result<Opened, BundleError> {
+    let id = read_marker(path)?;
+    check_parts(path)?;
+    let keyring = Keyring::read(path)?;
+    let (key, identity) = keyring.unwrap(path, &id, identities)?;
+    let members = keyring.members(path, &key, &id)?;
+    let manifest = open_manifest(path, &key, &id)?;
+    let refused = |refusal| match refusal {
+        Refusal::Older { seen, list } => {
+            let (path, list) = (path.display().to_string(), list.display().to_string());
+            BundleError::Rollback { path, epoch: manifest.epoch, seen, list }
+        }
+        Refusal::Unreadable(list, source) => BundleError::Io { path: list.display().to_string(), source },
+    };
+    identity.floor().map_or(Ok(()), |floor| floor.pass(&manifest.lineage, manifest.epoch)).map_err(refused)?;
+    Ok(Opened { id, key, keyring, members, manifest })
 }
 
 /// A file inside a bundle, decrypted by position.

@@ -19,7 +19,7 @@ fn sealed(folder: &Path, files: &[(&str, &[u8])]) -> (std::path::PathBuf, Identi
     (path, identity)
 }
 
-fn names_in(folder: &Path) -> Vec<String> {
+pub(super) fn names_in(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
@@ -49,7 +49,7 @@ fn a_folder_comes_back_as_it_was() {
     seal_path(&source, &bundle, &[recipient(&identity)], &mut |done, total| last = (done, total)).unwrap();
     assert_eq!(last, (3_000_003, 3_000_003));
     assert_eq!(names_in(&bundle), ["coffer.bundle", "data", "keys", "manifest"]);
-    assert_eq!(names_in(&bundle.join("keys")), ["mac", "x25519.age"]);
+    assert_eq!(names_in(&bundle.join("keys")), ["mac", "recipients", "x25519.age"]);
     let opened = Bundle::open(&bundle, &[identity]).unwrap();
     let names: Vec<_> = opened.files().into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["empty", "sub/a", "sub/deep/config.json", "weights.bin"]);
@@ -73,7 +73,7 @@ fn nothing_readable_is_left_outside() {
     let folder = tempfile::tempdir().unwrap();
     let marker = b"a name or a weight that must not show";
     let (path, _) = sealed(folder.path(), &[("a name or a weight that must not show", marker)]);
-    for part in ["coffer.bundle", "data", "manifest", "keys/mac", "keys/x25519.age"] {
+    for part in ["coffer.bundle", "data", "manifest", "keys/mac", "keys/recipients", "keys/x25519.age"] {
         let bytes = fs::read(path.join(part)).unwrap();
         assert!(!bytes.windows(12).any(|w| w == b"name or a we"), "{part}");
     }
@@ -261,9 +261,10 @@ fn a_reader_written_from_the_specification_agrees() {
     let output = python(&[script, path.to_str().unwrap(), &"2a".repeat(32)]).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let bundle = Bundle::open(&path, &[identity]).unwrap();
-    let ours =
+    let members = bundle.members().iter().map(|member| format!("{}\n", member.key));
+    let files =
         bundle.files().into_iter().map(|(name, size)| format!("{size} {} {name}\n", hex::encode(bundle.sha256(&name).unwrap())));
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), ours.collect::<String>());
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), members.chain(files).collect::<String>());
 }
 
 /// Row by row: small reads in sequence decrypt each segment once.

@@ -4,7 +4,8 @@ use super::{
     BundleError,
     keyring::Keyring,
     layout::{BundleId, ContentKey, DATA, KEYS, MANIFEST, MARKER, SEGMENT_LEN, aad, marker, padded, random},
-    manifest::{Data, Entry, Manifest, Names},
+    manifest::{Data, Entry, Lineage, Manifest, Names},
+    unfinished::{Unfinished, refuse_existing, sync_folder},
 };
 use crate::{
     Recipient,
@@ -28,6 +29,8 @@ pub struct BundleWriter {
     data: DataWriter,
     names: Names,
     files: Vec<(String, u64)>,
+    lineage: Lineage,
+    epoch: u64,
     /// Whether a file was begun and not ended.
     open: bool,
 }
@@ -45,15 +48,32 @@ impl BundleWriter {
         id: BundleId,
         segment_len: u32,
     ) -> Result<Self, BundleError> {
+        refuse_existing(path)?;
+        Self::in_folder(Unfinished::beside(path)?, recipients, key, id, segment_len)
+    }
+
+    /// Starts a bundle in an empty folder.
+    pub(super) fn in_folder(
+        folder: Unfinished,
+        recipients: &[Recipient],
+        key: ContentKey,
+        id: BundleId,
+        segment_len: u32,
+    ) -> Result<Self, BundleError> {
         let keyring = Keyring::wrap(&key, &id, recipients)?;
-        let folder = Unfinished::create(path)?;
         write_synced(&folder.path.join(MARKER), marker(&id).as_bytes())?;
         let keys = folder.path.join(KEYS);
         fs::create_dir(&keys).map_err(BundleError::io(&keys))?;
         keyring.write(&keys)?;
         sync_folder(&keys)?;
         let data = DataWriter::create(folder.path.join(DATA), &key, &id, segment_len)?;
-        Ok(Self { folder, key, id, data, names: Names::default(), files: Vec::new(), open: false })
+        let (names, files) = (Names::default(), Vec::new());
+        Ok(Self { folder, key, id, data, names, files, lineage: random()?, epoch: 1, open: false })
+    }
+
+    /// Makes it a later epoch of a bundle that exists.
+    pub(super) fn succeed(&mut self, lineage: Lineage, epoch: u64) {
+        (self.lineage, self.epoch) = (lineage, epoch);
     }
 
     /// Seals everything `content` has to give under `name` (relative, `/`-separated).
@@ -81,19 +101,24 @@ impl BundleWriter {
 
     /// Seals the manifest, syncs, renames.
     pub fn finish(self) -> Result<(), BundleError> {
+        self.seal_manifest()?.0.rename()
+    }
+
+    /// All but the renaming; gives the list of what it holds, too.
+    pub(super) fn seal_manifest(self) -> Result<(Unfinished, Vec<Entry>), BundleError> {
         if self.open {
             let (name, _) = self.files.last().cloned().unwrap_or_default();
             return Err(BundleError::Name { name, why: "its content was begun and not ended".into() });
         }
-        let Self { folder, key, id, data, files, .. } = self;
+        let Self { folder, key, id, data, files, lineage, epoch, .. } = self;
         let (digests, stream) = data.finish()?;
         let files = files.into_iter().zip(digests).map(|((name, size), sha256)| Entry { name, size, sha256 }).collect();
-        let manifest = Manifest { epoch: 1, data: stream, files };
+        let manifest = Manifest { epoch, lineage, data: stream, files };
         let json = Zeroizing::new(manifest.to_padded_json().map_err(|what| BundleError::invalid(&folder.target, what))?);
         let sealed = floe::seal(&key.derive("stream"), &aad(&id, MANIFEST), SEGMENT_LEN, &json)
             .map_err(BundleError::floe(&folder.target, MANIFEST))?;
         write_synced(&folder.path.join(MANIFEST), &sealed)?;
-        folder.rename()
+        Ok((folder, manifest.files))
     }
 
     fn begin(&mut self, name: &str) -> Result<(), BundleError> {
@@ -275,57 +300,6 @@ fn digest_files(segments: &mpsc::Receiver<Segment>, free: &mpsc::Sender<Segment>
         let _ = free.send(segment);
     }
     digests
-}
-
-/// A folder under a temporary name, removed unless it is renamed.
-pub(super) struct Unfinished {
-    pub(super) path: PathBuf,
-    target: PathBuf,
-    renamed: bool,
-}
-
-impl Unfinished {
-    /// An empty folder beside `target`, which must not exist.
-    pub(super) fn create(target: &Path) -> Result<Self, BundleError> {
-        let name = target.file_name().ok_or_else(|| BundleError::Exists(target.display().to_string()))?;
-        refuse_existing(target)?;
-        let temporary = format!(".{}.{}.tmp", name.to_string_lossy(), hex::encode(random::<4>()?));
-        let path = target.with_file_name(temporary);
-        fs::create_dir(&path).map_err(BundleError::io(&path))?;
-        Ok(Self { path, target: target.to_owned(), renamed: false })
-    }
-
-    /// Syncs the folder and gives it its final name.
-    pub(super) fn rename(mut self) -> Result<(), BundleError> {
-        refuse_existing(&self.target)?;
-        sync_folder(&self.path)?;
-        fs::rename(&self.path, &self.target).map_err(BundleError::io(&self.target))?;
-        self.renamed = true;
-        match self.target.parent() {
-            Some(parent) if parent != Path::new("") => sync_folder(parent),
-            _ => sync_folder(Path::new(".")),
-        }
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if !self.renamed {
-            let _ = fs::remove_dir_all(&self.path);
-        }
-    }
-}
-
-pub(super) fn sync_folder(path: &Path) -> Result<(), BundleError> {
-    File::open(path).and_then(|folder| folder.sync_all()).map_err(BundleError::io(path))
-}
-
-fn refuse_existing(path: &Path) -> Result<(), BundleError> {
-    match fs::symlink_metadata(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(BundleError::io(path)(e)),
-        Ok(_) => Err(BundleError::Exists(path.display().to_string())),
-    }
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), BundleError> {

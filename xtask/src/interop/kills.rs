@@ -1,0 +1,71 @@
+//! `kill -9` in the middle of whatever writes bundles.
+
+use super::Outcome;
+use crate::peers::{Peers, output, run};
+use anyhow::{Context, Result, ensure};
+use std::{fs, path::Path, process::Stdio, time::Duration};
+
+const KILLS: u64 = 200;
+/// Bytes that are sealed: 46 segments, so that a kill often falls between two.
+const SIZE: u32 = 12_000_000;
+
+/// Kills seal, open, rekey and rekey --rotate at ever other moments. What was there opens whole after each; what is half made is not
+/// under its final name; and in the end one more run of each finds nothing in its way and leaves nothing behind.
+pub(crate) fn nothing_is_lost(peers: &Peers, folder: &Path) -> Result<Outcome> {
+    let at = |name: &str| folder.join(name).display().to_string();
+    let [model, key, other, bundle, sealed, opened] = ["model.bin", "key", "other", "b", "sealed", "opened"].map(at);
+    let content: Vec<u8> = (0..SIZE).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    fs::write(&model, &content)?;
+    let recipient = output(peers.coffer("keygen")?.args(["-o", &key]))?;
+    let second = output(peers.coffer("keygen")?.args(["-o", &other]))?;
+    let (recipient, second) = (recipient.trim(), second.trim());
+    run(peers.coffer("seal")?.args([&model, "-o", &bundle, "-r", recipient]))?;
+    let runs: [(&str, &[&str]); 4] = [
+        ("seal", &[&model, "-o", &sealed, "-r", recipient]),
+        ("open", &[&bundle, "-i", &key, "-o", &opened]),
+        ("rekey", &[&bundle, "-i", &key, "--add", second]),
+        ("rekey", &[&bundle, "-i", &key, "--rotate"]),
+    ];
+    let opens = |bundle: &str| -> Result<bool> {
+        let check = at("check");
+        run(peers.coffer("open")?.args([bundle, "-i", &key, "-o", &check]))?;
+        let whole = fs::read(Path::new(&check).join("model.bin"))? == content;
+        fs::remove_dir_all(check)?;
+        Ok(whole)
+    };
+    let (mut killed, mut left, mut done) = (0, 0, 0);
+    for kill in 0..KILLS {
+        let (command, arguments) = runs[(kill % 4) as usize];
+        let mut child = peers.coffer(command)?.args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        // 1 to 50 ms, each moment once for every command.
+        std::thread::sleep(Duration::from_millis(1 + (kill / 4) % 50));
+        child.kill()?;
+        killed += usize::from(child.wait()?.code().is_none());
+        left += leftovers(folder)?.min(1);
+        ensure!(opens(&bundle)?, "kill {kill} ({command}): the bundle lost something");
+        if Path::new(&sealed).exists() {
+            ensure!(opens(&sealed)?, "kill {kill}: what seal made is not whole");
+            fs::remove_dir_all(&sealed)?;
+            done += 1;
+        }
+        if Path::new(&opened).exists() {
+            ensure!(fs::read(Path::new(&opened).join("model.bin"))? == content, "kill {kill}: what open made is not whole");
+            fs::remove_dir_all(&opened)?;
+            done += 1;
+        }
+    }
+    for (command, arguments) in runs {
+        run(peers.coffer(command)?.args(arguments)).with_context(|| format!("{command} after {KILLS} kills"))?;
+    }
+    ensure!(leftovers(folder)? == 0, "a temporary folder is left");
+    Ok(Outcome::Passed(format!(
+        "{killed} of {KILLS} runs killed in time, {left} of them with something half made that the next run removed, {done} outputs \
+         whole; nothing lost"
+    )))
+}
+
+fn leftovers(folder: &Path) -> Result<usize> {
+    let mut names = fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect::<Result<Vec<_>>>()?;
+    names.retain(|name| name.to_string_lossy().ends_with(".tmp"));
+    Ok(names.len())
+}
