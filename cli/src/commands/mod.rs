@@ -6,6 +6,7 @@ pub(crate) mod certify;
 pub(crate) mod convert;
 pub(crate) mod doctor;
 pub(crate) mod eval;
+pub(crate) mod exec;
 pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod keygen;
@@ -39,6 +40,8 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Seal(args) => seal::run(args),
         Command::Open(args) => open::run(args),
         Command::Rekey(args) => rekey::run(args),
+        Command::Exec(args) => exec::run(args),
+        Command::ExecChild(args) => exec::become_child(&args),
         Command::Certify(args) => certify::run(args),
         Command::Assess(args) => assess::run(args),
         Command::Generate(args) => generate::run(args),

@@ -41,6 +41,7 @@ pub(crate) struct Args {
 
 /// Seals.
 pub(crate) fn run(args: Args) -> Result<()> {
+    crate::hygiene::protect();
     let recipients = args.recipients()?;
     if recipients.len() == args.recovery.len() {
         return Err(crate::exit::Usage(

@@ -49,6 +49,7 @@ pub(crate) struct Args {
 
 /// Serves until the process is asked to end.
 pub(crate) fn run(args: Args) -> Result<()> {
+    crate::hygiene::protect();
     let level = tracing_subscriber::EnvFilter::try_from_env("COFFER_LOG").unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).init();
     let access = if args.dangerously_open { Access::DangerouslyOpen } else { Access::Keys(args.database.database.clone()) };

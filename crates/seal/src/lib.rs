@@ -6,6 +6,7 @@ pub mod ehbp;
 pub mod floe;
 mod floor;
 pub mod keys;
+mod memory;
 pub mod signing;
 
 pub use keys::{Identity, Recipient};

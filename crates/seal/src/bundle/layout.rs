@@ -1,6 +1,7 @@
 //! Names, marker and keys of a bundle's parts, as docs/spec/bundle.md has them.
 
 use super::BundleError;
+use crate::memory;
 use aws_lc_rs::{hmac, rand};
 use std::{
     fs,
@@ -23,15 +24,17 @@ const VERSION: &str = "1";
 pub(super) type BundleId = [u8; 16];
 
 /// The 256-bit key that the recipients' age files carry.
-pub(super) struct ContentKey(Zeroizing<[u8; 32]>);
+pub(super) struct ContentKey(Box<Zeroizing<[u8; 32]>>);
 
 impl ContentKey {
     pub(super) fn new(bytes: Zeroizing<[u8; 32]>) -> Self {
-        Self(bytes)
+        let key = Self(Box::new(bytes));
+        memory::lock(&**key.0);
+        key
     }
 
     pub(super) fn generate() -> Result<Self, BundleError> {
-        random().map(|bytes| Self(Zeroizing::new(bytes)))
+        random().map(|bytes| Self::new(Zeroizing::new(bytes)))
     }
 
     pub(super) fn bytes(&self) -> &[u8; 32] {
@@ -40,7 +43,7 @@ impl ContentKey {
 
     /// The key for one purpose: HKDF-Expand-SHA-384 of 32 bytes, info `coffer-bundle 1 ‹purpose›`.
     pub(super) fn derive(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
-        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA384, &*self.0));
+        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA384, self.bytes()));
         [MAGIC, VERSION, " ", purpose, "\u{1}"].iter().for_each(|part| context.update(part.as_bytes()));
         let mut key = Zeroizing::new([0; 32]);
         key.copy_from_slice(&context.sign().as_ref()[..32]);

@@ -13,6 +13,7 @@ use crate::{
     Identity,
     floe::{self, Cipher, HEADER_LEN, Layout},
     floor::Refusal,
+    memory,
 };
 use aws_lc_rs::digest;
 use std::{
@@ -57,7 +58,8 @@ impl Bundle {
 
     pub(super) fn from_opened(path: &Path, opened: Opened) -> Result<Self, BundleError> {
         let Opened { id, key, members, manifest, .. } = opened;
-        let data = Data::open(path, &key, &id, &manifest)?;
+        let data = Arc::new(Data::open(path, &key, &id, &manifest)?);
+        memory::lock(&data.cipher);
         let mut at = 0;
         let place = |entry: Entry| {
             let begin = at;
@@ -66,7 +68,7 @@ impl Bundle {
         };
         let files: Vec<_> = manifest.files.into_iter().map(place).collect();
         let by_name = files.iter().enumerate().map(|(at, file)| (file.entry.name.clone(), at)).collect();
-        Ok(Self { data: Arc::new(data), id, epoch: manifest.epoch, members, files, by_name })
+        Ok(Self { data, id, epoch: manifest.epoch, members, files, by_name })
     }
 
     /// Its public name, 32 hex digits; another one after each rotation.
@@ -203,6 +205,7 @@ pub(super) struct Opened {
 /// Everything but the data: unwraps the key with the first identity that fits, opens what is sealed with it, and refuses an epoch
 /// that is older than one that this identity has seen.
 pub(super) fn unlock(path: &Path, identities: &[Identity]) -> Result<Opened, BundleError> {
+    identities.iter().for_each(memory::lock);
     let id = read_marker(path)?;
     check_parts(path)?;
     let keyring = Keyring::read(path)?;

@@ -1,0 +1,62 @@
+//! Mounting the file system: the kernel asks through `/dev/fuse`, threads of this process answer.
+
+use crate::{MountError, OnError, filesystem::Files, namespace::MountPoint};
+use coffer_seal::bundle::Bundle;
+use fuser::{Config, Session, SessionACL};
+use nix::{
+    mount::MsFlags,
+    sys::{
+        signal::{SigSet, SigmaskHow},
+        stat::{major, minor, stat},
+    },
+    unistd::{getegid, geteuid},
+};
+use std::{fs::File, io, os::fd::AsRawFd, thread};
+
+const DEVICE: &str = "/dev/fuse";
+/// Bytes that the kernel may ask for at a time; its own limit, unless it was raised.
+const MAX_READ: usize = 1 << 20;
+/// Threads that decrypt; more only queue up for the memory.
+const MAX_THREADS: usize = 4;
+
+/// Opens the device.
+pub(crate) fn device() -> io::Result<File> {
+    File::options().read(true).write(true).open(DEVICE)
+}
+
+/// Mounts the bundle's files on `point` and answers for them until the process ends or `point` is dropped. Gives the
+/// bundle back where FUSE is missing or forbidden.
+pub(crate) fn serve(point: &MountPoint, bundle: Bundle, on_error: OnError) -> Result<Option<Bundle>, MountError> {
+    let Ok(device) = device() else { return Ok(Some(bundle)) };
+    let (user, group) = (geteuid(), getegid());
+    let data = format!(
+        "fd={},rootmode=40000,user_id={user},group_id={group},default_permissions,max_read={MAX_READ}",
+        device.as_raw_fd()
+    );
+    if point.mount("fuse.coffer", MsFlags::MS_RDONLY | MsFlags::MS_NOATIME, &data).is_err() {
+        return Ok(Some(bundle));
+    }
+    let failed = MountError::mount("FUSE", point.path());
+    let files = Files::new(bundle, on_error)?;
+    let mut config = Config::default();
+    config.n_threads = Some(thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS)));
+    config.clone_fd = true;
+    let session = Session::from_fd(files, device.into(), SessionACL::Owner, config).map_err(&failed)?;
+    // The threads end with the mount or with the process, whichever is first: nobody waits for them. Signals are for the
+    // thread that runs the command: these take none.
+    let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).map_err(io::Error::from).map_err(&failed)?;
+    let spawned = session.spawn();
+    mask.thread_set_mask().map_err(io::Error::from).map_err(&failed)?;
+    spawned.map_err(&failed)?;
+    read_ahead_further(point);
+    Ok(None)
+}
+
+/// The kernel reads 128 KiB ahead by default: half a segment. More halves the round trips of whoever reads by mapping.
+/// Only root may ask for it; everyone else has the default.
+fn read_ahead_further(point: &MountPoint) {
+    if let Ok(stat) = stat(point.path()) {
+        let knob = format!("/sys/class/bdi/{}:{}/read_ahead_kb", major(stat.st_dev), minor(stat.st_dev));
+        let _ = std::fs::write(knob, (MAX_READ >> 10).to_string());
+    }
+}

@@ -1,0 +1,103 @@
+//! Where FUSE is missing: all files decrypted into memory at the start.
+
+use crate::{MountError, namespace::MountPoint, swap_is_on};
+use coffer_seal::bundle::{Bundle, SealedFile};
+use nix::{
+    fcntl::{FcntlArg, SealFlag, fcntl},
+    mount::MsFlags,
+    sys::memfd::{MFdFlags, memfd_create},
+};
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::symlink,
+    },
+    path::{Path, PathBuf},
+};
+use zeroize::Zeroizing;
+
+const SHARED_MEMORY: &str = "/dev/shm";
+/// Below the 1024 descriptors that a process may have open by default.
+const MAX_MEMFDS: usize = 500;
+const CHUNK: u64 = 4 << 20;
+
+/// Decrypts everything into a ramfs on `point`. Unlike a tmpfs, a ramfs is never swapped.
+pub(crate) fn ramfs(point: &MountPoint, bundle: &Bundle) -> Result<PathBuf, MountError> {
+    let failed = MountError::mount("a ramfs", point.path());
+    point.mount("ramfs", MsFlags::empty(), "mode=0700").map_err(&failed)?;
+    let root = point.join("model");
+    bundle.extract(&root, &mut |_, _| ())?;
+    point.freeze().map_err(&failed)?;
+    Ok(root)
+}
+
+/// A directory of links to memory files, one for each file of the bundle.
+pub(crate) struct Links {
+    directory: tempfile::TempDir,
+    /// Open until the end: a link leads to the descriptor that the reader has inherited.
+    files: Vec<OwnedFd>,
+}
+
+impl Links {
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn add(&mut self, name: &str, file: &SealedFile) -> Result<(), Failure> {
+        let memory = memory_file(file)?;
+        let link = self.path().join(name);
+        fs::create_dir_all(link.parent().unwrap_or(self.path()))?;
+        symlink(format!("/proc/self/fd/{}", memory.as_raw_fd()), link)?;
+        self.files.push(memory);
+        Ok(())
+    }
+}
+
+/// Decrypts everything into memory files, for whoever may have no mount namespace (`refused` says why not).
+pub(crate) fn memfds(bundle: &Bundle, refused: MountError) -> Result<Links, MountError> {
+    let namespace = Box::new(refused);
+    if swap_is_on().unwrap_or(true) {
+        return Err(MountError::Swap { namespace });
+    }
+    let list = bundle.files();
+    if list.len() > MAX_MEMFDS {
+        let reason = format!("the bundle holds {} files, at most {MAX_MEMFDS} can be shown this way", list.len());
+        return Err(MountError::Memory { namespace, reason });
+    }
+    let make = || -> Result<Links, Failure> {
+        let directory = tempfile::Builder::new().prefix("coffer-").tempdir_in(SHARED_MEMORY)?;
+        let mut links = Links { directory, files: Vec::new() };
+        list.iter().try_for_each(|(name, _)| links.add(name, &bundle.file(name)?))?;
+        Ok(links)
+    };
+    make().map_err(|failure| match failure {
+        Failure::Bundle(error) => error.into(),
+        Failure::Io(error) => MountError::Memory { namespace, reason: error.to_string() },
+    })
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Bundle(#[from] coffer_seal::bundle::BundleError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// The file's plaintext in memory that nobody can change; its descriptor is inherited by child processes.
+fn memory_file(file: &SealedFile) -> Result<OwnedFd, Failure> {
+    let mut memory = File::from(memfd_create("model", MFdFlags::MFD_ALLOW_SEALING).map_err(io::Error::from)?);
+    let mut chunk = Zeroizing::new(vec![0; file.len().min(CHUNK) as usize]);
+    let mut at = 0;
+    while at < file.len() {
+        let part = &mut chunk[..(file.len() - at).min(CHUNK) as usize];
+        file.read_exact_at(at, part)?;
+        memory.write_all(part)?;
+        at += part.len() as u64;
+    }
+    let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    fcntl(&memory, FcntlArg::F_ADD_SEALS(seals)).map_err(io::Error::from)?;
+    Ok(memory.into())
+}
