@@ -35,6 +35,8 @@ Protect
   open       Decrypt a sealed model
   rekey      Change who can open it
   exec       Run any engine on a sealed model
+  sign       Sign a model
+  verify     Whether a model is what somebody signed (exit 3: it is not)
 
 Prove
   certify    Record what a model computes, to the bit, and check it on another machine
@@ -69,6 +71,8 @@ pub(crate) enum Command {
     Exec(commands::exec::Args),
     #[command(hide = true)]
     ExecChild(commands::exec::Child),
+    Sign(commands::sign::Args),
+    Verify(commands::verify::Args),
     Certify(commands::certify::Args),
     Assess(commands::assess::Args),
     Generate(commands::generate::Args),

@@ -13,6 +13,7 @@ mod model_input;
 mod passphrase;
 mod progress;
 mod settings;
+mod signatures;
 mod supervise;
 
 use clap::FromArgMatches;

@@ -5,6 +5,7 @@ use crate::{
     hygiene,
     passphrase::{self, Terminal},
     progress::{Progress, Style},
+    signatures::Demanded,
 };
 use anyhow::{Context, Result};
 use coffer_engine::{Engine, LoadOptions};
@@ -84,12 +85,14 @@ pub(crate) struct ModelArgs {
     pub(crate) path: PathBuf,
     #[command(flatten)]
     pub(crate) identities: Identities,
+    #[command(flatten)]
+    demanded: Demanded,
 }
 
 impl ModelArgs {
-    /// Opens it, plain or sealed.
+    /// Opens it, plain or sealed; only if it is what was signed, where a signature is demanded.
     pub(crate) fn open(&self) -> Result<Model> {
-        self.identities.open(&self.path)
+        self.demanded.open(&self.path, &self.identities.load_for(&self.path)?)
     }
 }
 

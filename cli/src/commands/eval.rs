@@ -26,10 +26,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
     /// Reference to measure the divergence from
-    #[arg(long, value_name = "REF")]
+    #[arg(long, value_name = "REF", conflicts_with = "require_signature")]
     against: Option<PathBuf>,
     /// LoRA adapter (PEFT directory) to apply to the model
-    #[arg(long, value_name = "A")]
+    #[arg(long, value_name = "A", conflicts_with = "require_signature")]
     adapter: Option<PathBuf>,
     /// Tokens of the text to use at most
     #[arg(long, value_name = "N", default_value_t = 20_000)]

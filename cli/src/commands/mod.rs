@@ -20,6 +20,8 @@ pub(crate) mod rekey;
 pub(crate) mod scan;
 pub(crate) mod seal;
 pub(crate) mod serve;
+pub(crate) mod sign;
+pub(crate) mod verify;
 
 use crate::{args::Command, demo};
 use anyhow::Result;
@@ -42,6 +44,8 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Rekey(args) => rekey::run(args),
         Command::Exec(args) => exec::run(args),
         Command::ExecChild(args) => exec::become_child(&args),
+        Command::Sign(args) => sign::run(args),
+        Command::Verify(args) => verify::run(args),
         Command::Certify(args) => certify::run(args),
         Command::Assess(args) => assess::run(args),
         Command::Generate(args) => generate::run(args),

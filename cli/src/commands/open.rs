@@ -3,10 +3,11 @@
 use crate::{
     model_input::Identities,
     progress::{Progress, Style},
+    signatures::{Checked, Demanded, look},
 };
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use coffer_seal::bundle::Bundle;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Decrypt a sealed model into a directory. Every command reads sealed models directly (--identity), so this is
 /// needed only to hand plain files to something else.
@@ -20,6 +21,8 @@ pub(crate) struct Args {
     output: PathBuf,
     #[command(flatten)]
     identities: Identities,
+    #[command(flatten)]
+    demanded: Demanded,
     /// How to show progress
     #[arg(long, value_enum, default_value_t)]
     progress: Style,
@@ -27,10 +30,29 @@ pub(crate) struct Args {
 
 /// Opens.
 pub(crate) fn run(args: Args) -> Result<()> {
+    let checked = args.demanded.check(&args.bundle)?;
     let bundle = Bundle::open(&args.bundle, &args.identities.load_for(&args.bundle)?)?;
-    let mut progress = Progress::bytes(args.progress, "opening");
-    bundle.extract(&args.output, &mut |done, total| progress.update(done, total))?;
-    drop(progress);
+    match checked {
+        None => extract(&bundle, &args.output, args.progress)?,
+        Some(checked) => extract_signed(&bundle, &args, &checked)?,
+    }
     eprintln!("opened {} files into {}", bundle.files().len(), args.output.display());
     Ok(())
+}
+
+fn extract(bundle: &Bundle, target: &Path, style: Style) -> Result<()> {
+    let mut progress = Progress::bytes(style, "opening");
+    Ok(bundle.extract(target, &mut |done, total| progress.update(done, total))?)
+}
+
+/// What was written is verified before it gets its name.
+fn extract_signed(bundle: &Bundle, args: &Args, checked: &Checked) -> Result<()> {
+    ensure!(!args.output.exists(), "{}: exists already; remove it or choose another name", args.output.display());
+    let parent = args.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder =
+        tempfile::Builder::new().prefix(".unverified-").tempdir_in(parent).with_context(|| parent.display().to_string())?;
+    let written = folder.path().join("model");
+    extract(bundle, &written, args.progress)?;
+    checked.files(&written, &look(&[], &checked.ignored), args.progress)?;
+    std::fs::rename(&written, &args.output).with_context(|| args.output.display().to_string())
 }

@@ -7,6 +7,7 @@ pub mod floe;
 mod floor;
 pub mod keys;
 mod memory;
+pub mod recognize;
 pub mod signing;
 
 pub use keys::{Identity, Recipient};

@@ -1,12 +1,17 @@
 //! A set of named files: a directory, a single file, or a sealed bundle. Everything that reads a model reads it through this.
 
-use crate::StoreError;
+use crate::{
+    StoreError,
+    checked::{Checked, Tags},
+};
 use coffer_checkpoint::{FileAt, ReadAt, ReadError};
+use coffer_evidence::signature::Ignored;
 use coffer_seal::{
     Identity,
     bundle::{Bundle, SealedFile},
 };
 use std::{
+    collections::HashMap,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -20,7 +25,12 @@ pub struct FileSet {
     place: Place,
     path: PathBuf,
     list: Vec<(String, u64)>,
+    /// What each file was when its signature was verified; `None` if none was demanded.
+    verified: Option<HashMap<String, Arc<Tags>>>,
 }
+
+/// A file of which every read counts, verified or not.
+pub(crate) struct Unchecked(pub(crate) Arc<dyn ReadAt>);
 
 enum Place {
     /// The directory, all links resolved.
@@ -51,7 +61,38 @@ impl FileSet {
             return Err(StoreError::File { path: path.display().to_string(), reason: "neither a file nor a directory".into() });
         };
         list.sort();
-        Ok(Self { place, path: path.to_owned(), list })
+        Ok(Self { place, path: path.to_owned(), list, verified: None })
+    }
+
+    /// As [`Self::open`], with the files of all directories below, but those that are ignored.
+    ///
+    /// # Errors
+    /// Returns [`StoreError`] also if a directory holds a link, or something that is neither file nor directory.
+    pub(crate) fn open_tree(path: &Path, identities: &[Identity], ignored: &Ignored) -> Result<Self, StoreError> {
+        let mut files = Self::open(path, identities)?;
+        match &files.place {
+            Place::Directory(root) => {
+                files.list.clear();
+                list_tree(root, "", ignored, &mut files.list)?;
+                files.list.sort();
+            }
+            Place::File => {}
+            Place::Bundle(_) => files.list.retain(|(name, _)| !ignored.covers(name)),
+        }
+        Ok(files)
+    }
+
+    /// Only the files that `tags` are of, each held against them at every read. Of a directory, those directly in it.
+    pub(crate) fn checked(mut self, tags: HashMap<String, Arc<Tags>>) -> Self {
+        let below = matches!(self.place, Place::Bundle(_));
+        self.list.retain(|(name, _)| tags.contains_key(name) && (below || !name.contains('/')));
+        self.verified = Some(tags);
+        self
+    }
+
+    /// Whether the model is one plain file.
+    pub(crate) fn is_one_file(&self) -> bool {
+        matches!(self.place, Place::File)
     }
 
     /// Whether the files come out of a bundle.
@@ -72,11 +113,23 @@ impl FileSet {
         if !self.has(name) {
             return Err(self.absent(name));
         }
-        Ok(match &self.place {
+        let Unchecked(file) = self.open_unchecked(name)?;
+        match &self.verified {
+            None => Ok(file),
+            Some(tags) => match tags.get(name) {
+                Some(tags) => Ok(Arc::new(Checked::new(file, self.shown(name), tags.clone()))),
+                None => Err(self.absent(name)),
+            },
+        }
+    }
+
+    /// One file as it is now, whatever it was when it was verified.
+    pub(crate) fn open_unchecked(&self, name: &str) -> Result<Unchecked, StoreError> {
+        Ok(Unchecked(match &self.place {
             Place::Directory(root) => Arc::new(FileAt::open(&inside(root, name)?)?),
             Place::File => Arc::new(FileAt::open(&self.path)?),
             Place::Bundle(bundle) => Arc::new(Sealed { file: bundle.file(name)?, name: self.shown(name) }),
-        })
+        }))
     }
 
     /// A whole small file, refused above `limit` bytes; `None` if there is no such file.
@@ -138,6 +191,34 @@ fn list_directory(root: &Path) -> Result<Vec<(String, u64)>, StoreError> {
         }
     }
     Ok(list)
+}
+
+/// The files in `root` below `folder` (empty, or with `/` at its end), by their paths in `root`.
+fn list_tree(root: &Path, folder: &str, ignored: &Ignored, list: &mut Vec<(String, u64)>) -> Result<(), StoreError> {
+    let place = root.join(folder);
+    for entry in fs::read_dir(&place).map_err(StoreError::io(&place))? {
+        let path = entry.map_err(StoreError::io(&place))?.path();
+        let refused = |reason: String| StoreError::File { path: path.display().to_string(), reason };
+        let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| refused("the name is not UTF-8".into()))?;
+        let name = format!("{folder}{name}");
+        if ignored.covers(&name) {
+            continue;
+        }
+        let metadata = fs::symlink_metadata(&path).map_err(StoreError::io(&path))?;
+        if metadata.is_dir() {
+            list_tree(root, &format!("{name}/"), ignored, list)?;
+        } else if metadata.is_file() {
+            list.push((name, metadata.len()));
+        } else {
+            return Err(refused(
+                "a link, or no file: only what lies in the directory can be signed; copy it in its place".into(),
+            ));
+        }
+        if list.len() > MAX_FILES {
+            return Err(StoreError::File { path: root.display().to_string(), reason: format!("more than {MAX_FILES} files") });
+        }
+    }
+    Ok(())
 }
 
 /// The file that `name` stands for once all links are followed; it must lie under `root`.

@@ -2,11 +2,13 @@
 //! Hugging Face names, rows in Hugging Face order.
 
 mod canonical;
+mod checked;
 pub mod convert;
 pub mod digest;
 pub mod files;
 pub mod open;
 mod origin;
+pub mod signed;
 pub mod write;
 
 pub use convert::convert;
@@ -39,6 +41,12 @@ pub enum StoreError {
     /// The weights could not be hashed.
     #[error(transparent)]
     Digest(#[from] coffer_evidence::DigestError),
+    /// The model is not what was signed, or cannot be.
+    #[error(transparent)]
+    Signature(#[from] coffer_evidence::signature::SignatureError),
+    /// What was verified cannot be recognized later.
+    #[error(transparent)]
+    Recognize(#[from] coffer_seal::recognize::RecognizeError),
     /// The operating system refused.
     #[error("{path}: {source}")]
     Io {

@@ -55,7 +55,11 @@ pub struct Model {
 /// # Errors
 /// Returns [`StoreError`] that names the file, the field or the tensor.
 pub fn open(path: &Path, identities: &[Identity]) -> Result<Model, StoreError> {
-    let files = FileSet::open(path, identities)?;
+    open_files(path, FileSet::open(path, identities)?)
+}
+
+/// Opens the model that `files`, found at `path`, are.
+pub(crate) fn open_files(path: &Path, files: FileSet) -> Result<Model, StoreError> {
     let opener = Opener { path: path.display().to_string(), files };
     if opener.files.has("config.json") {
         return opener.hugging_face(stem(path));

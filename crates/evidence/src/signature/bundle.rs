@@ -2,9 +2,10 @@
 
 use super::{MAX_LEN, SignatureChecked, SignatureError, Statement};
 use base64ct::{Base64, Encoding};
-use coffer_seal::signing::{Certificate, SigningKey, VerifyingKey, verify_chain};
+use coffer_seal::signing::{Certificate, SigningError, SigningKey, VerifyingKey, verify_chain};
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, json};
+use std::path::Path;
 
 const MEDIA_TYPE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
 const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
@@ -42,6 +43,20 @@ pub enum Trust {
 pub struct Signer {
     key: SigningKey,
     chain: Vec<Certificate>,
+}
+
+impl Trust {
+    /// Reads a PEM file with a public key, or with certificates.
+    ///
+    /// # Errors
+    /// Returns [`SignatureError::Signing`] if it holds neither.
+    pub fn read(path: &Path) -> Result<Self, SignatureError> {
+        match Certificate::read(path) {
+            Ok(certificates) => Ok(Self::Certificates(certificates)),
+            Err(SigningError::Absent { .. }) => Ok(Self::Key(VerifyingKey::read(path)?)),
+            Err(e) => Err(e.into()),
+        }
+    }
 }
 
 impl Signer {

@@ -1,0 +1,114 @@
+//! `coffer sign`: a signature over every file of a model.
+
+use crate::{
+    exit::Usage,
+    model_input::{Identities, threads},
+    output,
+    progress::{Progress, Style},
+    signatures::{ignored, refused},
+};
+use anyhow::{Context, Result};
+use coffer_evidence::signature::{Signer, Statement};
+use coffer_seal::signing::{Certificate, SigningKey};
+use coffer_store::signed::{Look, statement};
+use std::{
+    io::Write,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
+
+/// Sign a model: a directory, a GGUF file, or a sealed one (its content, not its encryption). The signature follows OpenSSF Model
+/// Signing v1, which `coffer verify` and `model_signing verify` check.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Directory, file or sealed bundle to sign
+    #[arg(value_name = "MODEL")]
+    path: PathBuf,
+    /// Private key in PEM, on P-256, P-384 or P-521; `coffer keygen --signing` makes one
+    #[arg(long, value_name = "PEM")]
+    key: PathBuf,
+    /// Certificates in PEM: the key's own first, then those that vouch for it; may be repeated
+    #[arg(long, value_name = "PEM")]
+    certificate_chain: Vec<PathBuf>,
+    /// Signature to write; an existing one is replaced
+    #[arg(short, long, value_name = "SIG")]
+    output: PathBuf,
+    /// File or directory in the model to leave out; may be repeated
+    #[arg(long, visible_alias = "ignore", value_name = "PATH")]
+    ignore_paths: Vec<PathBuf>,
+    #[command(flatten)]
+    identities: Identities,
+    /// Files read at the same time [default: all cores]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+    /// Print what was signed as JSON
+    #[arg(long)]
+    json: bool,
+    /// How to show progress
+    #[arg(long, value_enum, default_value_t)]
+    progress: Style,
+}
+
+#[derive(serde::Serialize)]
+struct Signed {
+    signature: String,
+    key: String,
+    model: String,
+    files: usize,
+    ignored: Vec<String>,
+}
+
+/// Hashes and signs.
+pub(crate) fn run(args: Args) -> Result<()> {
+    if args.output.is_dir() {
+        return Err(Usage(format!("{}: is a directory; name the file to write with -o", args.output.display())).into());
+    }
+    crate::hygiene::protect();
+    let key = SigningKey::read(&args.key)?;
+    let fingerprint = key.verifying_key()?.fingerprint();
+    let chain = args.certificate_chain.iter().map(|path| Certificate::read(path)).collect::<Result<Vec<_>, _>>()?.concat();
+    let signer = Signer::new(key, chain)?;
+    let identities = args.identities.load_for(&args.path)?;
+    let ignored = ignored(&args.path, &args.output, &args.ignore_paths);
+    let look = Look { identities: &identities, ignored: &ignored, ignore_unsigned: false, threads: threads(args.threads) };
+    let mut progress = Progress::bytes(args.progress, "hashing");
+    let statement = statement(&args.path, &look, &mut |done, total| progress.update(done, total)).map_err(refused)?;
+    drop(progress);
+    write(&args.output, signer.sign(&statement)?.as_bytes())?;
+    tell(&args, fingerprint, &statement)
+}
+
+fn tell(args: &Args, key: String, statement: &Statement) -> Result<()> {
+    let files = statement.files().len();
+    if args.json {
+        return output::json(&Signed {
+            signature: args.output.display().to_string(),
+            key,
+            model: statement.model().to_owned(),
+            files,
+            ignored: statement.ignored().paths().to_vec(),
+        });
+    }
+    eprintln!(
+        "signed {files} file{} of {} into {}",
+        if files == 1 { "" } else { "s" },
+        args.path.display(),
+        args.output.display()
+    );
+    Ok(())
+}
+
+/// Whole or not at all.
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let failed = || path.display().to_string();
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().permissions(mode()).tempfile_in(folder).with_context(failed)?;
+    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).with_context(failed)?;
+    file.persist(path).with_context(failed)?;
+    Ok(())
+}
+
+/// As any new file: a signature is for everybody.
+fn mode() -> std::fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(0o666)
+}

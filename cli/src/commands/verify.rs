@@ -1,0 +1,108 @@
+//! `coffer verify`: whether a model is what somebody signed.
+
+use crate::{
+    exit::Refused,
+    model_input::{Identities, threads},
+    output,
+    progress::{Progress, Style},
+    signatures::{Checked, check, refused},
+};
+use anyhow::Result;
+use coffer_evidence::signature::{Differences, SignatureError, Trust};
+use coffer_seal::signing::{Certificate, VerifyingKey};
+use coffer_store::{
+    StoreError,
+    signed::{Look, files},
+};
+use std::{num::NonZeroUsize, path::PathBuf};
+
+/// Verify that a model (a directory, a GGUF file, or a sealed one) is what was signed, file by file. Takes signatures of `coffer
+/// sign` and of `model_signing`. A sealed model is decrypted in memory only. Exit 3 if the model or the signature is refused.
+#[derive(clap::Args)]
+#[command(group = clap::ArgGroup::new("trust").required(true))]
+pub(crate) struct Args {
+    /// Directory, file or sealed bundle to verify
+    #[arg(value_name = "MODEL")]
+    path: PathBuf,
+    /// Signature to check
+    #[arg(long, value_name = "SIG")]
+    signature: PathBuf,
+    /// Public key in PEM of whoever must have signed
+    #[arg(long, value_name = "PEM", group = "trust")]
+    public_key: Option<PathBuf>,
+    /// Certificates in PEM that the signing one must lead to: a self-signed root, and any between; may be repeated
+    #[arg(long, value_name = "PEM", group = "trust")]
+    certificate_chain: Vec<PathBuf>,
+    /// File or directory in the model that need not be signed; may be repeated
+    #[arg(long, visible_alias = "ignore", value_name = "PATH")]
+    ignore_paths: Vec<PathBuf>,
+    /// Accept files that nobody signed beside those that were
+    #[arg(long)]
+    ignore_unsigned_files: bool,
+    #[command(flatten)]
+    identities: Identities,
+    /// Files read at the same time [default: all cores]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+    /// How to show progress
+    #[arg(long, value_enum, default_value_t)]
+    progress: Style,
+}
+
+#[derive(serde::Serialize)]
+struct Outcome<'a> {
+    verified: bool,
+    signer: &'a str,
+    model: &'a str,
+    files: usize,
+    ignored: &'a [String],
+    #[serde(flatten)]
+    differences: Differences,
+}
+
+/// Verifies and tells.
+pub(crate) fn run(args: Args) -> Result<()> {
+    let checked = check(&args.path, &args.signature, &args.trust()?, &args.ignore_paths)?;
+    let identities = args.identities.load_for(&args.path)?;
+    let look = Look {
+        identities: &identities,
+        ignored: &checked.ignored,
+        ignore_unsigned: args.ignore_unsigned_files,
+        threads: threads(args.threads),
+    };
+    let mut progress = Progress::bytes(args.progress, "verifying");
+    let outcome = files(&args.path, &look, &checked.signed, &mut |done, total| progress.update(done, total));
+    drop(progress);
+    match outcome {
+        Ok(_) => tell(&args, &checked, Differences::default()),
+        Err(StoreError::Signature(SignatureError::Differs(differences))) => tell(&args, &checked, differences),
+        Err(other) => Err(refused(other)),
+    }
+}
+
+fn tell(args: &Args, checked: &Checked, differences: Differences) -> Result<()> {
+    let statement = checked.signed.statement();
+    let verified = differences.is_empty();
+    let problem = format!("{}: not what was signed: {differences}", args.path.display());
+    let (signer, files) = (checked.signed.signer(), statement.files().len());
+    if args.json {
+        let (model, ignored) = (statement.model(), statement.ignored().paths());
+        output::json(&Outcome { verified, signer, model, files, ignored, differences })?;
+    } else if verified {
+        eprintln!("verified {}: {files} file{} signed by {signer}", args.path.display(), if files == 1 { "" } else { "s" });
+    }
+    if verified { Ok(()) } else { Err(Refused(problem).into()) }
+}
+
+impl Args {
+    fn trust(&self) -> Result<Trust> {
+        if let Some(path) = &self.public_key {
+            return Ok(Trust::Key(VerifyingKey::read(path)?));
+        }
+        let certificates = self.certificate_chain.iter().map(|path| Certificate::read(path)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Trust::Certificates(certificates.concat()))
+    }
+}

@@ -1,0 +1,129 @@
+//! Whose signature a model must carry, where the signature lies, and what it does not cover.
+
+use crate::{
+    exit::{Refused, Usage},
+    progress::{Progress, Style},
+};
+use anyhow::{Context, Result};
+use coffer_checkpoint::ReadError;
+use coffer_evidence::signature::{Ignored, MAX_LEN, Signature, SignatureChecked, SignatureError, Trust};
+use coffer_seal::{Identity, bundle::Bundle};
+use coffer_store::{
+    FileSet, Model, StoreError,
+    signed::{self, Look},
+};
+use std::{
+    ffi::OsString,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+/// Name of a signature inside a directory, as `model_signing` has it.
+const INSIDE: &str = "model.sig";
+
+/// The signature that a model must carry to be used.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub(crate) struct Demanded {
+    /// Use the model only if this key signed every file of it: a public key in PEM, or the certificate that vouches for the
+    /// signing one
+    #[arg(long, value_name = "PUB")]
+    require_signature: Option<PathBuf>,
+    /// The signature to check [default: MODEL/model.sig or MODEL.sig]
+    #[arg(long, value_name = "SIG", requires = "require_signature")]
+    signature: Option<PathBuf>,
+}
+
+/// A signature that was checked, and what of the model it leaves out because it lies there itself.
+pub(crate) struct Checked {
+    pub(crate) signed: SignatureChecked,
+    pub(crate) ignored: Ignored,
+}
+
+impl Demanded {
+    /// Checks the signature of the model at `path`; `None` if none is demanded. The model itself is not looked at yet.
+    pub(crate) fn check(&self, path: &Path) -> Result<Option<Checked>> {
+        let Some(public) = &self.require_signature else { return Ok(None) };
+        let signature = match &self.signature {
+            Some(signature) => signature.clone(),
+            None => find(path)?,
+        };
+        check(path, &signature, &Trust::read(public)?, &[]).map(Some)
+    }
+
+    /// Opens the model at `path`; if a signature is demanded, only so that every read is held against it.
+    pub(crate) fn open(&self, path: &Path, identities: &[Identity]) -> Result<Model> {
+        let Some(checked) = self.check(path)? else { return Ok(coffer_store::open(path, identities)?) };
+        let mut progress = Progress::bytes(Style::Auto, "verifying");
+        let look = look(identities, &checked.ignored);
+        let opened = signed::open_signed(path, &look, &checked.signed, &mut |done, total| progress.update(done, total));
+        opened.map_err(refused)
+    }
+}
+
+impl Checked {
+    /// Compares every file of the model at `path` with what was signed.
+    pub(crate) fn files(&self, path: &Path, look: &Look<'_>, style: Style) -> Result<FileSet> {
+        let mut progress = Progress::bytes(style, "verifying");
+        let files = signed::files(path, look, &self.signed, &mut |done, total| progress.update(done, total));
+        files.map_err(refused)
+    }
+}
+
+/// Reads `signature` and checks that `trust` made it; `ignore` are further paths that it need not cover.
+pub(crate) fn check(model: &Path, signature: &Path, trust: &Trust, ignore: &[PathBuf]) -> Result<Checked> {
+    let parsed = Signature::parse(&read(signature)?);
+    let signed = parsed.and_then(|s| s.verify(trust)).map_err(|e| Refused(format!("{}: {e}", signature.display())))?;
+    Ok(Checked { signed, ignored: ignored(model, signature, ignore) })
+}
+
+/// Every core, and nothing let pass.
+pub(crate) fn look<'a>(identities: &'a [Identity], ignored: &'a Ignored) -> Look<'a> {
+    Look { identities, ignored, ignore_unsigned: false, threads: crate::model_input::threads(None) }
+}
+
+/// What is always ignored, `paths`, and the signature if it lies in the model.
+pub(crate) fn ignored(model: &Path, signature: &Path, paths: &[PathBuf]) -> Ignored {
+    let root = std::path::absolute(model).unwrap_or_else(|_| model.to_owned());
+    let own = std::path::absolute(signature).ok().and_then(|path| path.strip_prefix(&root).ok().map(Path::to_owned));
+    // A path can be given as it is in the model, or as it is on the disk.
+    let inside =
+        paths.iter().map(|path| path.strip_prefix(model).or_else(|_| path.strip_prefix(&root)).unwrap_or(path).to_owned());
+    let all: Vec<String> = inside.chain(own).map(|path| path.to_string_lossy().into_owned()).collect();
+    Ignored::new(all.iter().map(String::as_str))
+}
+
+/// A model that is not what was signed is refused (exit 3), whatever noticed it.
+pub(crate) fn refused(error: StoreError) -> anyhow::Error {
+    match error {
+        StoreError::Signature(SignatureError::Differs(_)) | StoreError::Read(ReadError::Refused { .. }) => {
+            Refused(error.to_string()).into()
+        }
+        other => other.into(),
+    }
+}
+
+fn find(model: &Path) -> Result<PathBuf> {
+    let inside = model.join(INSIDE);
+    if inside.is_file() && !Bundle::is_bundle(model) {
+        return Ok(inside);
+    }
+    let mut name = OsString::from(model.components().as_path());
+    name.push(".sig");
+    let beside = PathBuf::from(name);
+    match beside.is_file() {
+        true => Ok(beside),
+        false => Err(Usage(format!(
+            "{}: no signature beside it; name it with --signature, or put it at {}",
+            model.display(),
+            beside.display()
+        ))
+        .into()),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
+    let mut bytes = Vec::new();
+    file.take(MAX_LEN + 1).read_to_end(&mut bytes).with_context(|| path.display().to_string())?;
+    Ok(bytes)
+}
