@@ -54,8 +54,8 @@ pub(crate) fn search(peers: &Peers, folder: &Path) -> Result<Outcome> {
     serve_and_abort(peers, &bundle, &sealed)?;
     let found = markers.found(&sealed)?;
     ensure!(found.is_empty(), "found after seal, exec and serve: {found:?}");
-    let cores = files(&sealed)?.into_iter().filter(|f| f.file_name().is_some_and(|n| n.to_string_lossy().contains("core.")));
-    let cores: Vec<_> = cores.filter(|f| !f.ends_with("coffer.bundle")).collect();
+    let is_core = |f: &std::path::PathBuf| f.file_name().is_some_and(|name| name.to_string_lossy().starts_with("core"));
+    let cores: Vec<_> = files(&sealed)?.into_iter().filter(is_core).collect();
     ensure!(cores.is_empty(), "core dumps: {cores:?}");
     let swap = swap(&markers)?;
     Ok(Outcome::Passed(format!(
