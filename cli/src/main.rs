@@ -12,6 +12,7 @@ mod hygiene;
 mod model_input;
 mod passphrase;
 mod progress;
+mod recipients;
 mod settings;
 mod signatures;
 mod supervise;

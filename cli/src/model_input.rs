@@ -132,10 +132,27 @@ pub(crate) fn threads(asked: Option<NonZeroUsize>) -> usize {
     asked.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
 }
 
-/// Reads a text file, bounded.
+/// Longest text that is read.
+const TEXT_LIMIT: u64 = 256 << 20;
+
+impl Identities {
+    /// Reads a text file, bounded; a bundle must hold exactly one file.
+    pub(crate) fn read_text(&self, path: &Path) -> Result<String> {
+        if !Bundle::is_bundle(path) {
+            return read_text(path);
+        }
+        let files = coffer_store::FileSet::open(path, &self.load_for(path)?)?;
+        let [(name, _)] = files.list() else {
+            anyhow::bail!("{}: {} files are in it, where one text is wanted", path.display(), files.list().len());
+        };
+        let bytes = files.read(name, TEXT_LIMIT)?.unwrap_or_default();
+        String::from_utf8(bytes).map_err(|_| anyhow::anyhow!("{}: {name} is not UTF-8 text", path.display()))
+    }
+}
+
+/// Reads a plain text file, bounded.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
-    const LIMIT: u64 = 256 << 20;
     let size = std::fs::metadata(path).with_context(|| path.display().to_string())?.len();
-    anyhow::ensure!(size <= LIMIT, "{}: {size} bytes of text; at most {LIMIT} are read", path.display());
+    anyhow::ensure!(size <= TEXT_LIMIT, "{}: {size} bytes of text; at most {TEXT_LIMIT} are read", path.display());
     std::fs::read_to_string(path).with_context(|| format!("{}: not readable as UTF-8 text", path.display()))
 }

@@ -6,6 +6,7 @@ mod coffer;
 
 use coffer::{Folder, asset, ok, run};
 use serde_json::Value;
+use std::path::Path;
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
@@ -63,6 +64,71 @@ fn a_certificate_holds_for_every_container_and_for_no_other_model() {
     assert_eq!(run(&["certify", &small]).code, 2);
     std::fs::write(&made, "{}").unwrap();
     assert_eq!(run(&["certify", &small, "--check", &made]).code, 1);
+}
+
+#[test]
+fn every_verb_that_makes_a_model_reads_and_writes_sealed() {
+    let folder = Folder::new();
+    let (key, scribe, sealed) = (folder.path("key"), asset("models/scribe-8m"), folder.path("in.coffer"));
+    let recipient = ok(&["keygen", "-o", &key]);
+    let recipients = folder.write("team.txt", format!("# the team\n{recipient}"));
+    ok(&["seal", &scribe, "-o", &sealed, "--recipient", recipient.trim()]);
+    let recipe = |name: &str, model: &str| {
+        let text = "merge_method: linear\ndtype: bfloat16\nmodels:\n- model: MODEL\n  parameters:\n    weight: 1.0\n";
+        folder.write(name, text.replace("MODEL", model))
+    };
+    let (plain_recipe, sealed_recipe) = (recipe("plain.yml", &scribe), recipe("sealed.yml", &sealed));
+    let verbs: [(&str, &str, &str, &[&str]); 4] = [
+        ("convert", &scribe, &sealed, &[]),
+        ("quantize", &scribe, &sealed, &["--type", "Q4_0"]),
+        ("prune", &scribe, &sealed, &["--sparsity", "0.5"]),
+        ("merge", &plain_recipe, &sealed_recipe, &[]),
+    ];
+    for (verb, plain_in, sealed_in, flags) in verbs {
+        let (plain, out, opened) =
+            (folder.path(verb), folder.path(&format!("{verb}.coffer")), folder.path(&format!("{verb}-opened")));
+        ok(&[&[verb, plain_in, "-o", &plain], flags].concat());
+        ok(&[&[verb, sealed_in, "--identity", &key, "-o", &out, "--seal-to-file", &recipients], flags].concat());
+        ok(&["open", &out, "--identity", &key, "-o", &opened]);
+        let files = |folder: &str| std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
+        if Path::new(&plain).is_file() {
+            assert!(std::fs::read(&plain).unwrap() == std::fs::read(&files(&opened)[0]).unwrap(), "{verb}");
+            continue;
+        }
+        assert_eq!(files(&plain).len(), files(&opened).len(), "{verb}");
+        for file in files(&plain) {
+            let twin = Path::new(&opened).join(file.file_name().unwrap());
+            assert!(std::fs::read(&file).unwrap() == std::fs::read(twin).unwrap(), "{verb}: {}", file.display());
+        }
+    }
+    let nobody = folder.write("nobody.txt", "# nobody\n");
+    let refused = run(&["convert", &scribe, "-o", &folder.path("x"), "--seal-to-file", &nobody]);
+    assert!(refused.code == 2 && refused.stderr.contains("no recipient"), "{}", refused.stderr);
+    let refused = run(&["convert", &scribe, "-o", &folder.path("x"), "--seal-to", "age1nonsense"]);
+    assert!(refused.code != 0 && !Path::new(&folder.path("x")).exists(), "{}", refused.stderr);
+}
+
+#[test]
+fn a_data_set_is_sealed_looked_at_and_used() {
+    let folder = Folder::new();
+    let (key, data, sealed) = (folder.path("key"), folder.path("data.jsonl"), folder.path("data.coffer"));
+    let recipient = ok(&["keygen", "-o", &key]);
+    folder.write("data.jsonl", "{\"text\": \"one\"}\n{\"text\": \"two\"}\n");
+    ok(&["seal", &data, "--records", "-o", &sealed, "--recipient", recipient.trim()]);
+    let plain = json(&ok(&["inspect", &data, "--head", "1", "--json"]));
+    let mut shown = json(&ok(&["inspect", &sealed, "--identity", &key, "--head", "1", "--json"]));
+    assert_eq!((&shown["records"], &shown["head"][0]), (&2.into(), &"{\"text\": \"one\"}".into()));
+    assert_eq!(shown["sealed"].take(), true);
+    assert_eq!((&plain["files"], &plain["head"]), (&shown["files"], &shown["head"]));
+
+    let (scribe, text, hidden) = (asset("models/scribe-8m"), asset("text/holdout.txt"), folder.path("text.coffer"));
+    ok(&["seal", &text, "-o", &hidden, "--recipient", recipient.trim()]);
+    let eval = |text: &str| ok(&["eval", &scribe, "--text", text, "--identity", &key, "--max-tokens", "128", "--json"]);
+    assert_eq!(eval(&text), eval(&hidden));
+    let refused = run(&["eval", &scribe, "--text", &hidden]);
+    assert!(refused.code == 2 && refused.stderr.contains("--identity"), "{}", refused.stderr);
+    let refused = run(&["seal", &text, "--records", "-o", &sealed, "--recipient", recipient.trim()]);
+    assert!(refused.code == 1 && refused.stderr.contains("exists"), "{}", refused.stderr);
 }
 
 #[test]

@@ -60,8 +60,8 @@ pub(crate) struct Args {
 
 /// Assesses, writes the report, and tells the verdict.
 pub(crate) fn run(args: Args) -> Result<()> {
-    let text = read_text(&args.text)?;
-    let pairs = args.pairs.as_deref().map(read_text).transpose()?;
+    let text = args.identities.read_text(&args.text)?;
+    let pairs = args.pairs.as_deref().map(|p| args.identities.read_text(p)).transpose()?;
     let policy = args
         .policy
         .as_deref()

@@ -5,10 +5,11 @@ use crate::{
     model_input::ModelArgs,
     output,
     progress::{Progress, Style},
+    recipients::SealTo,
 };
 use anyhow::Result;
 use coffer_checkpoint::DType;
-use coffer_store::{Container, Target};
+use coffer_store::{Container, Destination, Target};
 use std::path::PathBuf;
 
 /// Write a model in the other container, weights, tokenizer and chat template. There and back is equal to the bit.
@@ -19,12 +20,14 @@ pub(crate) struct Args {
     /// Container to write [default: the one that MODEL is not]
     #[arg(long, value_enum, value_name = "CONTAINER")]
     to: Option<To>,
-    /// GGUF file or directory to write; must not exist
+    /// GGUF file or directory to write, or bundle with --seal-to; must not exist
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
     /// Type of the weights [default: as they are; quantized blocks become F32 in a directory]
     #[arg(long, value_enum, value_name = "TYPE")]
     dtype: Option<Float>,
+    #[command(flatten)]
+    seal: SealTo,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
@@ -62,6 +65,7 @@ struct Converted {
 
 /// Converts.
 pub(crate) fn run(args: Args) -> Result<()> {
+    let recipients = args.seal.recipients()?;
     let model = args.model.open()?;
     let target = match (args.to, model.container) {
         (Some(To::Hf), _) | (None, Container::Gguf) => Target::HuggingFace,
@@ -76,11 +80,11 @@ pub(crate) fn run(args: Args) -> Result<()> {
         Float::Bf16 => DType::BF16,
     });
     let mut progress = Progress::bytes(args.progress, "converting");
-    coffer_store::convert(&model, &args.output, target, dtype, &mut |done, total| progress.update(done, total))?;
+    let output = Destination { path: &args.output, recipients: &recipients };
+    let weight_bytes = coffer_store::convert(&model, output, target, dtype, &mut |done, total| progress.update(done, total))?;
     drop(progress);
-    let written = coffer_store::open(&args.output, &[])?;
     let container = if target == Target::Gguf { "GGUF" } else { "Hugging Face directory" };
-    let done = Converted { output: args.output.display().to_string(), container, weight_bytes: written.weight_bytes };
+    let done = Converted { output: args.output.display().to_string(), container, weight_bytes };
     if args.json {
         return output::json(&done);
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     exit::Usage,
-    model_input::{Compute, ModelArgs, read_text},
+    model_input::{Compute, ModelArgs},
     output,
     progress::{Progress, Style},
 };
@@ -22,7 +22,7 @@ pub(crate) struct Args {
     model: ModelArgs,
     #[command(flatten)]
     compute: Compute,
-    /// Text to predict
+    /// Text to predict, plain or sealed
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
     /// Reference to measure the divergence from
@@ -101,7 +101,7 @@ impl Args {
     fn fidelity(&self, model: &Model) -> Result<Fidelity> {
         let text = self.text.as_ref().ok_or_else(|| Usage("eval needs a --text, or --speed".to_owned()))?;
         let tokenizer = model.tokenizer.as_ref().ok_or_else(|| Usage(format!("{}: no tokenizer", self.model.path.display())))?;
-        let text = read_text(text)?;
+        let text = self.model.identities.read_text(text)?;
         let mut tokens = tokenizer.encode(&text, true)?;
         tokens.truncate(self.max_tokens);
         let engine = self.compute.load(model, self.progress)?;

@@ -2,7 +2,7 @@
 
 use crate::{
     exit::Usage,
-    model_input::{Compute, ModelArgs, read_text},
+    model_input::{Compute, ModelArgs},
     output,
     progress::Style,
 };
@@ -85,7 +85,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
 impl Args {
     fn prompt_tokens(&self, model: &Model) -> Result<Vec<u32>> {
         let text = match (&self.prompt_file, &self.prompt) {
-            (Some(path), _) => read_text(path)?,
+            (Some(path), _) => self.model.identities.read_text(path)?,
             (None, Some(text)) => text.clone(),
             (None, None) => return Err(Usage("generate needs a --prompt or a --prompt-file".to_owned()).into()),
         };

@@ -1,4 +1,4 @@
-//! `coffer inspect`: what a model is, without running it.
+//! `coffer inspect`: what a model is, without running it, or what a data set holds.
 
 use crate::{
     commands::bundle,
@@ -10,8 +10,8 @@ use coffer_seal::bundle::Bundle;
 use coffer_store::{Container, Model};
 use std::collections::BTreeMap;
 
-/// Show what a model is: architecture, shape, types of its tensors, tokenizer, chat template. Of a sealed bundle it shows how many
-/// recipients of which kind there are; with a key also who they are, the epoch, and the files.
+/// Show what a model is: architecture, shape, types of its tensors, tokenizer, chat template. Of a data set: files and records. Of a
+/// sealed bundle it shows how many recipients of which kind there are; with a key also who they are, the epoch, and the files.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -22,6 +22,9 @@ pub(crate) struct Args {
     /// Compute the digest of the weights (reads all of them)
     #[arg(long)]
     digest: bool,
+    /// Print the first N records of a data set
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    head: u64,
     /// Print as JSON
     #[arg(long)]
     json: bool,
@@ -74,6 +77,10 @@ struct Tensor {
 /// Opens the model and prints its summary.
 pub(crate) fn run(args: Args) -> Result<()> {
     let (path, identities) = (&args.model.path, &args.model.identities);
+    let may_be_seen = !Bundle::is_bundle(path) || identities.given();
+    if may_be_seen && super::inspect_data::inspect(&args.model, args.head, args.json)? {
+        return Ok(());
+    }
     if !Bundle::is_bundle(path) {
         return show(&args, &args.model.open()?, None);
     }

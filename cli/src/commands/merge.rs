@@ -1,8 +1,9 @@
 //! `coffer merge`: several models or adapters into one.
 
-use crate::{commands::making, model_input::Identities};
+use crate::{commands::making, model_input::Identities, recipients::SealTo};
 use anyhow::Result;
 use coffer_compress::merge;
+use coffer_store::Destination;
 use std::path::PathBuf;
 
 /// Merge models, or a base with adapters, by a mergekit recipe. Paths in the recipe are relative to it.
@@ -11,24 +12,26 @@ pub(crate) struct Args {
     /// Recipe in mergekit's YAML
     #[arg(value_name = "RECIPE.yml")]
     recipe: PathBuf,
-    /// Hugging Face directory to write; must not exist
+    /// Hugging Face directory to write, or bundle with --seal-to; must not exist
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
     #[command(flatten)]
     identities: Identities,
+    #[command(flatten)]
+    seal: SealTo,
     #[command(flatten)]
     making: making::Flags,
 }
 
 /// Merges.
 pub(crate) fn run(args: Args) -> Result<()> {
-    let (identities, threads) = (args.identities.load()?, args.making.threads());
+    let (recipients, identities, threads) = (args.seal.recipients()?, args.identities.load()?, args.making.threads());
     if args.making.dry_run {
         return args.making.planned(&merge::plan(&args.recipe, &identities, threads)?);
     }
     let mut progress = args.making.progress("merging");
-    let summary =
-        merge::merge(&args.recipe, &args.output, &identities, threads, &mut |done, total| progress.update(done, total))?;
+    let output = Destination { path: &args.output, recipients: &recipients };
+    let summary = merge::merge(&args.recipe, output, &identities, threads, &mut |done, total| progress.update(done, total))?;
     drop(progress);
     args.making.made(&args.output, &summary)
 }

@@ -9,6 +9,7 @@ pub(crate) mod eval;
 pub(crate) mod exec;
 pub(crate) mod generate;
 pub(crate) mod inspect;
+pub(crate) mod inspect_data;
 pub(crate) mod keygen;
 pub(crate) mod keys;
 pub(crate) mod making;

@@ -1,8 +1,9 @@
 //! `coffer prune`: weights set to zero.
 
-use crate::{commands::making, model_input::ModelArgs};
+use crate::{commands::making, model_input::ModelArgs, recipients::SealTo};
 use anyhow::Result;
 use coffer_compress::prune::{self, PruneParams};
+use coffer_store::Destination;
 use std::path::PathBuf;
 
 /// Set a share of every linear layer's weights to zero. Shapes and types stay as they are.
@@ -16,9 +17,11 @@ pub(crate) struct Args {
     /// Share of the weights that become zero, 0 to 1
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
     sparsity: f64,
-    /// Hugging Face directory to write; must not exist
+    /// Hugging Face directory to write, or bundle with --seal-to; must not exist
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
+    #[command(flatten)]
+    seal: SealTo,
     #[command(flatten)]
     making: making::Flags,
 }
@@ -26,12 +29,14 @@ pub(crate) struct Args {
 /// Prunes.
 pub(crate) fn run(args: Args) -> Result<()> {
     let params = PruneParams { method: args.method.clone(), sparsity: args.sparsity, threads: args.making.threads() };
+    let recipients = args.seal.recipients()?;
     let model = args.model.open()?;
     if args.making.dry_run {
         return args.making.planned(&prune::plan(&model, &params)?);
     }
+    let output = Destination { path: &args.output, recipients: &recipients };
     let mut progress = args.making.progress("pruning");
-    let summary = prune::prune(&model, &args.output, &params, &mut |done, total| progress.update(done, total))?;
+    let summary = prune::prune(&model, output, &params, &mut |done, total| progress.update(done, total))?;
     drop(progress);
     args.making.made(&args.output, &summary)
 }

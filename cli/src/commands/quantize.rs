@@ -1,11 +1,12 @@
 //! `coffer quantize`: fewer bits per weight, as GGUF.
 
-use crate::{commands::making, model_input::ModelArgs};
+use crate::{commands::making, model_input::ModelArgs, recipients::SealTo};
 use anyhow::Result;
 use coffer_compress::{
     CompressError,
     quantize::{self, QuantizeParams, Scheme},
 };
+use coffer_store::Destination;
 use std::path::PathBuf;
 
 /// Write a model with fewer bits per weight, as a GGUF file. The bytes are the same on every machine.
@@ -16,12 +17,14 @@ pub(crate) struct Args {
     /// Type to write: Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q4_0, BF16 or F16
     #[arg(long = "type", value_name = "TYPE")]
     scheme: Scheme,
-    /// GGUF file to write; must not exist
+    /// GGUF file to write, or bundle with --seal-to; must not exist
     #[arg(short, long, value_name = "OUT.gguf")]
     output: PathBuf,
     /// Accept a source that is quantized already: what it lost stays lost
     #[arg(long)]
     requantize: bool,
+    #[command(flatten)]
+    seal: SealTo,
     #[command(flatten)]
     making: making::Flags,
 }
@@ -29,12 +32,14 @@ pub(crate) struct Args {
 /// Quantizes.
 pub(crate) fn run(args: Args) -> Result<()> {
     let params = QuantizeParams { scheme: args.scheme, requantize: args.requantize, threads: args.making.threads() };
+    let recipients = args.seal.recipients()?;
     let model = args.model.open()?;
     if args.making.dry_run {
         return args.making.planned(&quantize::plan(&model, &params).map_err(with_flag)?);
     }
+    let output = Destination { path: &args.output, recipients: &recipients };
     let mut progress = args.making.progress("quantizing");
-    let made = quantize::quantize(&model, &args.output, &params, &mut |done, total| progress.update(done, total));
+    let made = quantize::quantize(&model, output, &params, &mut |done, total| progress.update(done, total));
     let summary = made.map_err(with_flag)?;
     drop(progress);
     args.making.made(&args.output, &summary)

@@ -3,9 +3,10 @@
 use crate::{
     passphrase,
     progress::{Progress, Style},
+    recipients,
 };
 use anyhow::Result;
-use coffer_seal::Recipient;
+use coffer_seal::{Recipient, bundle};
 use std::path::PathBuf;
 
 /// Encrypt a model, or any file or directory, for its recipients. Outside the bundle one sees no name and no exact
@@ -34,6 +35,10 @@ pub(crate) struct Args {
     /// File or descriptor (/dev/fd/3) whose first line is that passphrase
     #[arg(long, value_name = "FILE", conflicts_with = "passphrase")]
     passphrase_file: Option<PathBuf>,
+    /// Index the records of texts (.txt, .text, .md: lines) and JSONL (.jsonl, .ndjson), so that training can read them
+    /// at random and shuffled; a line that is no record is an error
+    #[arg(long)]
+    records: bool,
     /// How to show progress
     #[arg(long, value_enum, default_value_t)]
     progress: Style,
@@ -50,7 +55,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
         .into());
     }
     let mut progress = Progress::bytes(args.progress, "sealing");
-    coffer_seal::bundle::seal_path(&args.path, &args.output, &recipients, &mut |done, total| progress.update(done, total))?;
+    let seal = if args.records { bundle::seal_data } else { bundle::seal_path };
+    seal(&args.path, &args.output, &recipients, &mut |done, total| progress.update(done, total))?;
     drop(progress);
     eprintln!(
         "sealed {} for {} recipient{}",
@@ -63,10 +69,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
 
 impl Args {
     fn recipients(&self) -> Result<Vec<Recipient>> {
-        let mut recipients = self.recipient.iter().map(|text| Recipient::parse(text)).collect::<Result<Vec<_>, _>>()?;
-        for path in &self.recipients_file {
-            recipients.extend(Recipient::read(path)?);
-        }
+        let mut recipients = recipients::parse(&self.recipient, &self.recipients_file)?;
         recipients.extend(passphrase::new(self.passphrase, self.passphrase_file.as_ref())?.map(Recipient::passphrase));
         for text in &self.recovery {
             recipients.push(Recipient::parse(text)?.recovery(true));

@@ -2,8 +2,8 @@
 
 use crate::{CompressError, Method, Task, rows};
 use coffer_checkpoint::{TensorInfo, TensorSource};
-use coffer_store::{Model, ModelWriter, Target};
-use std::{collections::BTreeMap, ops::Range, path::Path, sync::mpsc, thread};
+use coffer_store::{Destination, Model, ModelWriter, Target};
+use std::{collections::BTreeMap, ops::Range, sync::mpsc, thread};
 
 /// Called with the bytes written so far and the bytes in all.
 pub type Progress<'a> = dyn FnMut(u64, u64) + 'a;
@@ -85,7 +85,7 @@ pub fn plan(method: &dyn Method, bytes_in: u64, threads: usize) -> Result<Plan, 
 pub(crate) fn execute(
     method: &dyn Method,
     like: &Model,
-    (out, target): (&Path, Target),
+    (out, target): (Destination<'_>, Target),
     bytes_in: u64,
     threads: usize,
     progress: &mut Progress<'_>,

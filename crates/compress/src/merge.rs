@@ -14,7 +14,7 @@ use crate::{
 use coffer_checkpoint::{DType, TensorSource};
 use coffer_model::{ModelConfig, Tokenizer};
 use coffer_seal::Identity;
-use coffer_store::{Model, Target};
+use coffer_store::{Destination, Model, Target};
 use recipe::{Input, Recipe};
 use std::{fs::File, io::Read, path::Path, sync::Arc};
 
@@ -30,21 +30,21 @@ pub fn plan(recipe: &Path, identities: &[Identity], threads: usize) -> Result<Pl
     driver::plan(&method, bytes_in, threads)
 }
 
-/// Follows the recipe in the file `recipe` and writes the Hugging Face directory `out`, with the configuration and
+/// Follows the recipe in the file `recipe` and writes the Hugging Face directory `out`, plain or sealed, with the configuration and
 /// tokenizer of the recipe's base model, or else of its first.
 ///
 /// # Errors
 /// Returns [`CompressError`] if the recipe asks for something that is not supported, if the models do not fit each
 /// other, if a weight is not finite, or if reading or writing fails.
-pub fn merge(
+pub fn merge<'a>(
     recipe: &Path,
-    out: &Path,
+    out: impl Into<Destination<'a>>,
     identities: &[Identity],
     threads: usize,
     progress: &mut Progress<'_>,
 ) -> Result<Summary, CompressError> {
     let Job { method, like, bytes_in } = Job::open(recipe, identities)?;
-    driver::execute(&method, &like, (out, Target::HuggingFace), bytes_in, threads, progress)
+    driver::execute(&method, &like, (out.into(), Target::HuggingFace), bytes_in, threads, progress)
 }
 
 /// An opened recipe.

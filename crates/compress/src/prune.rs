@@ -3,9 +3,8 @@
 pub mod magnitude;
 
 use crate::{CompressError, Plan, Progress, Summary, driver, method};
-use coffer_store::{Model, Target};
+use coffer_store::{Destination, Model, Target};
 use magnitude::Magnitude;
-use std::path::Path;
 
 /// How to prune.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,14 +25,26 @@ pub fn plan(model: &Model, params: &PruneParams) -> Result<Plan, CompressError> 
     driver::plan(&method_of(model, params)?, driver::bytes_of(&*model.weights), params.threads)
 }
 
-/// Writes the pruned `model` to the Hugging Face directory `out`, every tensor in its own type.
+/// Writes the pruned `model` to the Hugging Face directory `out`, plain or sealed, every tensor in its own type.
 ///
 /// # Errors
 /// Returns [`CompressError`] if the method is unknown, the sparsity out of range, the source quantized, a weight NaN,
 /// or if reading or writing fails.
-pub fn prune(model: &Model, out: &Path, params: &PruneParams, progress: &mut Progress<'_>) -> Result<Summary, CompressError> {
+pub fn prune<'a>(
+    model: &Model,
+    out: impl Into<Destination<'a>>,
+    params: &PruneParams,
+    progress: &mut Progress<'_>,
+) -> Result<Summary, CompressError> {
     let method = method_of(model, params)?;
-    driver::execute(&method, model, (out, Target::HuggingFace), driver::bytes_of(&*model.weights), params.threads, progress)
+    driver::execute(
+        &method,
+        model,
+        (out.into(), Target::HuggingFace),
+        driver::bytes_of(&*model.weights),
+        params.threads,
+        progress,
+    )
 }
 
 fn method_of(model: &Model, params: &PruneParams) -> Result<Magnitude, CompressError> {

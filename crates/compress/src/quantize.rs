@@ -11,8 +11,8 @@ use crate::{
 };
 use coffer_checkpoint::{TensorInfo, TensorSource};
 use coffer_model::ModelConfig;
-use coffer_store::{Model, Target};
-use std::{ops::Range, path::Path, sync::Arc};
+use coffer_store::{Destination, Model, Target};
+use std::{ops::Range, sync::Arc};
 
 /// How to quantize.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,19 +42,19 @@ pub fn plan(model: &Model, params: &QuantizeParams) -> Result<Plan, CompressErro
     driver::plan(&Quantize::of(model, params), driver::bytes_of(&*model.weights), params.threads)
 }
 
-/// Writes `model` to the GGUF file `out` in the types of `params.scheme`.
+/// Writes `model` to the GGUF file `out`, plain or sealed, in the types of `params.scheme`.
 ///
 /// # Errors
 /// Returns [`CompressError`] if the source is quantized and `params.requantize` is not set, if a weight is not finite
 /// or too large for its type, or if reading or writing fails.
-pub fn quantize(
+pub fn quantize<'a>(
     model: &Model,
-    out: &Path,
+    out: impl Into<Destination<'a>>,
     params: &QuantizeParams,
     progress: &mut Progress<'_>,
 ) -> Result<Summary, CompressError> {
     let method = Quantize::of(model, params);
-    driver::execute(&method, model, (out, Target::Gguf), driver::bytes_of(&*model.weights), params.threads, progress)
+    driver::execute(&method, model, (out.into(), Target::Gguf), driver::bytes_of(&*model.weights), params.threads, progress)
 }
 
 struct Quantize {

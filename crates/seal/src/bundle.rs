@@ -1,14 +1,19 @@
 //! A sealed bundle: named files under one content key, wrapped for its recipients. Byte map: docs/spec/bundle.md.
 
+mod data;
 mod error;
+mod flush;
 mod keyring;
 mod layout;
 mod manifest;
 mod members;
+mod pipeline;
 mod read;
+pub mod records;
 mod rekey;
 mod tree;
 mod unfinished;
+mod unpack;
 mod write;
 
 pub use error::BundleError;
@@ -16,8 +21,8 @@ pub use keyring::recipients;
 pub use members::Member;
 pub use read::{Bundle, SealedFile};
 pub use rekey::{Changes, rekey, rotate};
-pub use tree::seal_path;
-pub use write::{BundleWriter, EndWrite};
+pub use tree::{seal_data, seal_path};
+pub use write::{BundleWriter, SealedStream};
 
 /// Told of bytes done and bytes in all while something long runs.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);

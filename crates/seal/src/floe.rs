@@ -164,6 +164,11 @@ impl Layout {
             .then_some(layout)
     }
 
+    /// Bytes of plaintext in the stream.
+    pub fn plain_len(&self) -> u64 {
+        self.plain_len
+    }
+
     /// How many segments there are; at least one.
     pub fn segments(&self) -> u64 {
         self.plain_len.div_ceil(self.step).max(1)

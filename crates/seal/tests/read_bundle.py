@@ -58,6 +58,10 @@ def main(bundle, key):
         assert hashlib.sha256(content).hexdigest() == file["sha256"]
         print(len(content), file["sha256"], file["name"])
         at += file["size"]
+    for file in manifest["files"]:
+        if index := file.get("records"):
+            assert index["at"] == at and index["size"] % 16 == 0
+            at += index["size"]
     assert not any(data[at:])
 
 

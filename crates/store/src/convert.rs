@@ -1,22 +1,21 @@
 //! From one container to the other, or from one float type to another.
 
-use crate::{Model, ModelWriter, StoreError, Target, digest::chunks};
+use crate::{Destination, Model, ModelWriter, StoreError, Target, digest::chunks};
 use coffer_checkpoint::{DType, TensorInfo, blocks};
-use std::path::Path;
 
-/// Writes `model` to `out` as `target`. With `dtype` (F32, F16 or BF16) every weight gets that type, rounded to nearest
+/// Writes `model` to `out` as `target`, and gives the bytes of its weights there. With `dtype` (F32, F16 or BF16) every weight gets that type, rounded to nearest
 /// even; without, every weight keeps its own, except that blocks become F32 in a Hugging Face directory.
 /// `progress` is called with the bytes read so far and altogether.
 ///
 /// # Errors
 /// Returns [`StoreError`] if `out` exists, `dtype` is no float, or reading or writing fails; then nothing is left behind.
-pub fn convert(
+pub fn convert<'a>(
     model: &Model,
-    out: &Path,
+    out: impl Into<Destination<'a>>,
     target: Target,
     dtype: Option<DType>,
     progress: &mut dyn FnMut(u64, u64),
-) -> Result<(), StoreError> {
+) -> Result<u64, StoreError> {
     let new_type = |info: &TensorInfo| match dtype {
         Some(dtype) => dtype,
         None if target == Target::HuggingFace && info.dtype.is_quantized() => DType::F32,

@@ -8,7 +8,7 @@ use coffer_checkpoint::{FileAt, ReadAt, ReadError};
 use coffer_evidence::signature::Ignored;
 use coffer_seal::{
     Identity,
-    bundle::{Bundle, SealedFile},
+    bundle::{Bundle, SealedFile, records::RecordIndex},
 };
 use std::{
     collections::HashMap,
@@ -130,6 +130,17 @@ impl FileSet {
             Place::File => Arc::new(FileAt::open(&self.path)?),
             Place::Bundle(bundle) => Arc::new(Sealed { file: bundle.file(name)?, name: self.shown(name) }),
         }))
+    }
+
+    /// The index of a sealed file's records, if it brings one along.
+    ///
+    /// # Errors
+    /// Returns [`StoreError`] if the index was not made by the rules, or cannot be read.
+    pub fn records(&self, name: &str) -> Result<Option<RecordIndex>, StoreError> {
+        match &self.place {
+            Place::Bundle(bundle) => Ok(bundle.records(name)?),
+            Place::Directory(_) | Place::File => Ok(None),
+        }
     }
 
     /// A whole small file, refused above `limit` bytes; `None` if there is no such file.

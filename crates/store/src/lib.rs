@@ -4,18 +4,22 @@
 mod canonical;
 mod checked;
 pub mod convert;
+pub mod dataset;
 pub mod digest;
 pub mod files;
 pub mod open;
 mod origin;
+mod shuffle;
 pub mod signed;
 pub mod write;
 
 pub use convert::convert;
+pub use dataset::Dataset;
 pub use files::FileSet;
 pub use open::{Container, Model, open};
 pub use origin::Origin;
-pub use write::{ModelWriter, Target};
+pub use shuffle::Shuffle;
+pub use write::{Destination, ModelWriter, Target};
 
 use coffer_checkpoint::DType;
 

@@ -1,14 +1,17 @@
 //! Writing a model. Outputs appear whole or not at all.
 
+mod draft;
 mod gguf;
 mod hugging_face;
+
+pub use draft::Destination;
 
 use crate::{Model, StoreError, canonical::widen};
 use coffer_checkpoint::{TensorInfo, gguf::GgufError};
 use coffer_model::names::{gguf_row, permuted_heads};
 use std::{
     collections::VecDeque,
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -21,10 +24,12 @@ pub enum Target {
     Gguf,
 }
 
-/// Streams the tensors of a new model into a temporary name beside `out`.
+/// Streams the tensors of a new model into a temporary name beside its output, sealed where that is asked for.
 pub struct ModelWriter {
     sink: Box<dyn Sink>,
     out: PathBuf,
+    /// Bytes of all weights as they are stored.
+    bytes: u64,
     pending: VecDeque<Pending>,
     /// Bytes of a tensor that can be written only when it is whole.
     held: Vec<u8>,
@@ -50,20 +55,27 @@ struct Pending {
 
 impl ModelWriter {
     /// Starts a model like `like` (configuration, tokenizer, template) with the given canonical tensors, whose bytes must
-    /// follow in this order. `out` must not exist. GGUF stores 1-D tensors as F32, as llama.cpp wants them.
+    /// follow in this order. The output must not exist. GGUF stores 1-D tensors as F32, as llama.cpp wants them.
     ///
     /// # Errors
-    /// Returns [`StoreError`] if `out` exists, cannot be created, or cannot say what the model is.
-    pub fn create(out: &Path, target: Target, like: &Model, tensors: &[TensorInfo]) -> Result<Self, StoreError> {
+    /// Returns [`StoreError`] if the output exists, cannot be created, or cannot say what the model is.
+    pub fn create<'a>(
+        output: impl Into<Destination<'a>>,
+        target: Target,
+        like: &Model,
+        tensors: &[TensorInfo],
+    ) -> Result<Self, StoreError> {
+        let output @ Destination { path: out, .. } = output.into();
         if fs::symlink_metadata(out).is_ok() {
             return Err(StoreError::Exists(out.display().to_string()));
         }
-        let pending = tensors.iter().map(|info| Pending::new(info, target, like)).collect::<Result<_, _>>()?;
+        let pending = tensors.iter().map(|info| Pending::new(info, target, like)).collect::<Result<VecDeque<_>, _>>()?;
+        let bytes = pending.iter().fold(0u64, |n, p| n.saturating_add(p.stored_bytes()));
         let sink: Box<dyn Sink> = match target {
-            Target::HuggingFace => Box::new(hugging_face::Directory::create(out, like, tensors).map_err(named(out))?),
-            Target::Gguf => Box::new(gguf::GgufSink::create(out, like, tensors).map_err(named(out))?),
+            Target::HuggingFace => Box::new(hugging_face::HuggingFaceSink::create(output, like, tensors).map_err(named(out))?),
+            Target::Gguf => Box::new(gguf::GgufSink::create(output, like, tensors).map_err(named(out))?),
         };
-        Ok(Self { sink, out: out.to_owned(), pending, held: Vec::new() })
+        Ok(Self { sink, out: out.to_owned(), bytes, pending, held: Vec::new() })
     }
 
     /// Appends canonical rows of the current tensor; whole tensors may come in several pieces of whole rows.
@@ -94,16 +106,16 @@ impl ModelWriter {
         Ok(())
     }
 
-    /// Syncs and renames. Dropping the writer instead removes what was written.
+    /// Syncs and renames; gives the bytes of all weights as they are stored. Dropping the writer instead removes what was written.
     ///
     /// # Errors
     /// Returns [`StoreError`] if tensors are missing, or the output cannot be synced or renamed.
-    pub fn finish(self) -> Result<(), StoreError> {
+    pub fn finish(self) -> Result<u64, StoreError> {
         match self.pending.front() {
             Some(Pending { info, missing, .. }) => {
                 Err(StoreError::Sequence { tensor: info.name.clone(), reason: format!("{missing} bytes are missing") })
             }
-            None => self.sink.finish(&self.out).map_err(named(&self.out)),
+            None => self.sink.finish(&self.out).map(|()| self.bytes).map_err(named(&self.out)),
         }
     }
 }
@@ -130,6 +142,11 @@ impl Pending {
         Ok(Self { info: info.clone(), missing, heads, widened: target == Target::Gguf && is_widened(info) })
     }
 
+    /// Bytes in the container, before any are written.
+    fn stored_bytes(&self) -> u64 {
+        if self.widened { self.missing.saturating_mul(2) } else { self.missing }
+    }
+
     /// A whole tensor in the container's order and type.
     fn arranged(&self, canonical: Vec<u8>) -> Vec<u8> {
         let rows = self.info.shape.first().copied().unwrap_or(1);
@@ -153,14 +170,4 @@ impl Pending {
 fn is_widened(info: &TensorInfo) -> bool {
     use coffer_checkpoint::DType::{BF16, F16};
     info.shape.len() == 1 && matches!(info.dtype, BF16 | F16)
-}
-
-/// The directory in which `out` appears.
-fn parent(out: &Path) -> &Path {
-    out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Makes a rename in `directory` durable.
-fn sync_directory(directory: &Path) -> Result<(), StoreError> {
-    File::open(directory).and_then(|d| d.sync_all()).map_err(StoreError::io(directory))
 }

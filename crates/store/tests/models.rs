@@ -4,7 +4,7 @@
 
 use coffer_checkpoint::{DType, FileAt, TensorSource, gguf::GgufFile};
 use coffer_seal::{Identity, Recipient, bundle::BundleWriter};
-use coffer_store::{Container, FileSet, Model, ModelWriter, StoreError, Target, convert, open};
+use coffer_store::{Container, Destination, FileSet, Model, ModelWriter, StoreError, Target, convert, open};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -202,4 +202,56 @@ fn places_without_a_model_say_what_is_there() {
     assert!(open(dir.path(), &[]).is_err());
     fs::write(dir.path().join("b.gguf"), b"GGUF").unwrap();
     assert!(open(dir.path(), &[]).err().unwrap().to_string().contains("2 GGUF files"));
+}
+
+/// Names of everything under a folder that is not inside a bundle.
+fn outside_bundles(folder: &Path) -> Vec<String> {
+    let names = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| !folder.join(name).join("coffer.bundle").exists()).collect()
+}
+
+#[test]
+fn a_sealed_output_is_the_plain_one_and_no_plain_file_is_ever_there() {
+    let dir = TempDir::new().unwrap();
+    let (model, identity) = (scribe(), Identity::generate());
+    let recipients = [Recipient::parse(&identity.recipient().unwrap()).unwrap()];
+    for target in [Target::Gguf, Target::HuggingFace] {
+        let (plain, place) = (dir.path().join(format!("plain-{target:?}")), dir.path().join(format!("{target:?}")));
+        converted(&model, &plain, target, None);
+        fs::create_dir(&place).unwrap();
+        let sealed = place.join("out.coffer");
+        let output = Destination { path: &sealed, recipients: &recipients };
+        let mut seen = 0;
+        convert(&model, output, target, None, &mut |_, _| {
+            seen += 1;
+            assert_eq!(outside_bundles(&place), Vec::<String>::new());
+        })
+        .unwrap();
+        assert!(seen > 10 && outside_bundles(&place).is_empty());
+        let (plain, sealed) =
+            (FileSet::open(&plain, &[]).unwrap(), FileSet::open(&sealed, std::slice::from_ref(&identity)).unwrap());
+        assert!(sealed.is_sealed() && sealed.list().len() == plain.list().len());
+        for ((plain_name, size), (name, _)) in plain.list().iter().zip(sealed.list()) {
+            assert!(name == plain_name || target == Target::Gguf && name == "out.gguf", "{name}");
+            assert!(plain.read(plain_name, *size).unwrap() == sealed.read(name, *size).unwrap(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_sealed_output_that_fails_leaves_nothing() {
+    let dir = TempDir::new().unwrap();
+    let (model, out) = (scribe(), dir.path().join("out"));
+    let recipients = [Recipient::parse(&Identity::generate().recipient().unwrap()).unwrap()];
+    let infos: Vec<_> = model.weights.index().iter().map(|(_, info)| info.clone()).collect();
+    let output = Destination { path: &out, recipients: &recipients };
+    for target in [Target::Gguf, Target::HuggingFace] {
+        let mut writer = ModelWriter::create(output, target, &model, &infos).unwrap();
+        writer.write(&[0; 512]).unwrap();
+        assert!(matches!(writer.finish(), Err(StoreError::Sequence { .. })));
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    fs::write(&out, "in the way").unwrap();
+    let error = convert(&model, output, Target::Gguf, None, &mut |_, _| ()).unwrap_err();
+    assert!(matches!(error, StoreError::Exists(_)), "{error}");
 }

@@ -37,6 +37,17 @@ pub(super) struct Entry {
     pub(super) size: u64,
     #[serde(with = "hex::serde")]
     pub(super) sha256: [u8; 32],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) records: Option<Records>,
+}
+
+/// Where the index of a file's records lies in the data stream's plaintext.
+#[derive(Serialize, Deserialize, Clone)]
+pub(super) struct Records {
+    pub(super) kind: String,
+    pub(super) count: u64,
+    pub(super) at: u64,
+    pub(super) size: u64,
 }
 
 impl Manifest {

@@ -2,32 +2,25 @@
 
 use super::{
     BundleError, Progress,
+    data::Data,
     keyring::Keyring,
     layout::{BundleId, ContentKey, DATA, KEYS, MANIFEST, MARKER, aad, has_marker, read_bounded, read_marker},
     manifest::{self, Entry, Manifest},
     members::Member,
-    unfinished::{Unfinished, sync_folder},
+    pipeline,
+    records::{RecordIndex, RecordKind},
+    unpack::Unpacked,
     write::BundleWriter,
 };
-use crate::{
-    Identity,
-    floe::{self, Cipher, HEADER_LEN, Layout},
-    floor::Refusal,
-    memory,
-};
+use crate::{Identity, floe, floor::Refusal, memory};
 use aws_lc_rs::digest;
 use std::{
     collections::{BTreeSet, HashMap},
-    fs::{self, File},
-    io::Write,
-    os::unix::fs::FileExt,
-    path::{Path, PathBuf},
+    fs,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 use zeroize::Zeroizing;
-
-/// Plaintext that `extract` and `verify` hold at a time, in bytes.
-const CHUNK: usize = 4 << 20;
 
 /// An opened bundle.
 pub struct Bundle {
@@ -38,6 +31,9 @@ pub struct Bundle {
     files: Vec<Placed>,
     by_name: HashMap<String, usize>,
 }
+
+/// Told of a file, a part of it, and whether that is its last.
+type OnPart<'a> = &'a mut dyn FnMut(&Placed, &[u8], bool) -> Result<(), BundleError>;
 
 /// A file, and where it begins in the data stream's plaintext.
 struct Placed {
@@ -101,43 +97,50 @@ impl Bundle {
         self.find(name).map(|file| self.sealed(file))
     }
 
-    /// Decrypts everything into the new folder `target`, which appears whole or not at all.
-    pub fn extract(&self, target: &Path, progress: Progress<'_>) -> Result<(), BundleError> {
-        let folder = Unfinished::create(target)?;
-        let total = self.files.iter().map(|file| file.entry.size).sum();
-        let mut done = 0;
-        let mut buffer = self.chunk();
-        let mut folders = BTreeSet::new();
-        for file in &self.files {
-            let path = folder.path.join(&file.entry.name);
-            let parent = path.parent().unwrap_or(&folder.path);
-            fs::create_dir_all(parent).map_err(BundleError::io(parent))?;
-            folders.extend(parent.ancestors().take_while(|p| *p != folder.path).map(Path::to_owned));
-            let mut out = File::create_new(&path).map_err(BundleError::io(&path))?;
-            self.sealed(file).read_chunks(&mut buffer, &mut |chunk| {
-                done += chunk.len() as u64;
-                progress(done, total);
-                out.write_all(chunk).map_err(BundleError::io(&path))
-            })?;
-            out.sync_all().map_err(BundleError::io(&path))?;
+    /// The index of a file's records, if it has one of a kind that is known here.
+    pub fn records(&self, name: &str) -> Result<Option<RecordIndex>, BundleError> {
+        let file = self.find(name)?;
+        let Some(records) = &file.entry.records else { return Ok(None) };
+        let Some(kind) = RecordKind::of_manifest(&records.kind) else { return Ok(None) };
+        let invalid = |what: String| BundleError::invalid(self.data.path(), format!("{name}: the index of its records: {what}"));
+        let (size, end) = (records.size, records.at.checked_add(records.size));
+        if records.at < self.total() || end.is_none_or(|end| end > self.data.content_len()) {
+            return Err(invalid(format!("{size} bytes at {} lie outside their place", records.at)));
         }
-        folders.iter().rev().try_for_each(|path| sync_folder(path))?;
-        folder.rename()
+        if size > RecordIndex::max_len(file.entry.size) {
+            return Err(invalid(format!("{size} bytes are too many")));
+        }
+        let mut bytes = vec![0; size as usize];
+        let place = SealedFile { data: self.data.clone(), name: name.into(), at: records.at, size, cached: Mutex::default() };
+        place.read_exact_at(0, &mut bytes)?;
+        RecordIndex::parse(kind, records.count, file.entry.size, &bytes).map(Some).map_err(invalid)
     }
 
-    /// Adds all files to another bundle.
+    /// Decrypts everything into the new folder `target`, which appears whole or not at all. Needs a few MB of memory.
+    pub fn extract(&self, target: &Path, progress: Progress<'_>) -> Result<(), BundleError> {
+        let total = self.total();
+        let mut unpacked = Unpacked::create(target)?;
+        let content = total.div_ceil(self.data.plain_len() as u64);
+        self.each_part(content, &mut |file, part, ends| {
+            unpacked.write(&file.entry.name, part, ends)?;
+            progress(file.at + unpacked.written, total);
+            Ok(())
+        })?;
+        unpacked.finish()
+    }
+
+    /// Adds all files to another bundle, with the indexes of their records.
     pub(super) fn copy_into(&self, writer: &mut BundleWriter, progress: Progress<'_>) -> Result<(), BundleError> {
-        let total = self.files.iter().map(|file| file.entry.size).sum();
-        let mut done = 0;
-        let mut buffer = self.chunk();
-        for file in &self.files {
-            let mut out = writer.stream(&file.entry.name)?;
-            self.sealed(file).read_chunks(&mut buffer, &mut |chunk| {
-                done += chunk.len() as u64;
-                progress(done, total);
-                out.write_all(chunk).map_err(BundleError::io(&self.data.path))
-            })?;
-            out.end()?;
+        let (total, mut done) = (self.total(), 0);
+        self.each_part(total.div_ceil(self.data.plain_len() as u64), &mut |file, part, ends| {
+            done += part.len() as u64;
+            progress(done, total);
+            writer.add_part(&file.entry.name, part, ends)
+        })?;
+        for (at, file) in self.files.iter().enumerate() {
+            if let Some(index) = self.records(&file.entry.name)? {
+                writer.set_records(at, index);
+            }
         }
         Ok(())
     }
@@ -151,39 +154,61 @@ impl Bundle {
 
     /// Authenticates every segment and compares every file's digest with the manifest.
     pub fn verify(&self, progress: Progress<'_>) -> Result<(), BundleError> {
-        let total = self.files.iter().map(|file| file.entry.size).sum();
+        let total = self.total();
         let mut done = 0;
-        let mut buffer = self.chunk();
-        for file in &self.files {
-            let mut context = digest::Context::new(&digest::SHA256);
-            self.sealed(file).read_chunks(&mut buffer, &mut |chunk| {
-                context.update(chunk);
-                done += chunk.len() as u64;
-                progress(done, total);
-                Ok(())
-            })?;
-            if context.finish().as_ref() != file.entry.sha256 {
-                let what = format!("{}: SHA-256 differs from the one in the manifest", file.entry.name);
-                return Err(BundleError::invalid(&self.data.path, what));
+        let mut context = digest::Context::new(&digest::SHA256);
+        self.each_part(self.data.segments(), &mut |file, part, ends| {
+            context.update(part);
+            done += part.len() as u64;
+            progress(done, total);
+            if !ends {
+                return Ok(());
             }
-        }
-        let (padding, _) = self.data.layout.locate(total);
-        let (mut sealed, mut segment) = (Vec::new(), Zeroizing::new(vec![0; self.data.cipher.plain_len()]));
-        for position in padding..self.data.layout.segments() {
-            let held = self.data.plain_len(position);
-            self.data.open_segment(position, &mut sealed, &mut segment[..held])?;
-        }
-        Ok(())
+            let whole = std::mem::replace(&mut context, digest::Context::new(&digest::SHA256)).finish();
+            if whole.as_ref() != file.entry.sha256 {
+                let what = format!("{}: SHA-256 differs from the one in the manifest", file.entry.name);
+                return Err(BundleError::invalid(self.data.path(), what));
+            }
+            Ok(())
+        })
     }
 
-    /// Working space for `read_chunks`, no larger than the largest file needs.
-    fn chunk(&self) -> Zeroizing<Vec<u8>> {
-        let largest = self.files.iter().map(|file| file.entry.size).max().unwrap_or(0);
-        Zeroizing::new(vec![0; largest.min(CHUNK as u64) as usize])
+    /// Decrypts the first `segments` segments and hands on the files in order, each in parts of which the last `ends` it.
+    fn each_part(&self, segments: u64, each: OnPart<'_>) -> Result<(), BundleError> {
+        let mut at = 0;
+        let mut files = self.files.iter().peekable();
+        let mut cut = |mut piece: &[u8]| {
+            while let Some(file) = files.peek() {
+                let missing = file.at + file.entry.size - at;
+                let (part, rest) = piece.split_at(missing.min(piece.len() as u64) as usize);
+                let ends = part.len() as u64 == missing;
+                if part.is_empty() && !ends {
+                    break;
+                }
+                each(file, part, ends)?;
+                at += part.len() as u64;
+                piece = rest;
+                if ends {
+                    files.next();
+                }
+            }
+            Ok(())
+        };
+        cut(&[])?; // empty files, if there is nothing else
+        pipeline::in_order(&self.data, segments, &mut cut)
+    }
+
+    fn total(&self) -> u64 {
+        self.files.iter().map(|file| file.entry.size).sum()
+    }
+
+    #[cfg(test)]
+    pub(super) fn segments_opened(&self) -> u64 {
+        self.data.opened.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     fn find(&self, name: &str) -> Result<&Placed, BundleError> {
-        let missing = || BundleError::NoFile { path: self.data.path.display().to_string(), name: name.into() };
+        let missing = || BundleError::NoFile { path: self.data.path().display().to_string(), name: name.into() };
         self.by_name.get(name).and_then(|at| self.files.get(*at)).ok_or_else(missing)
     }
 
@@ -260,8 +285,8 @@ impl SealedFile {
         let mut sealed = Vec::new();
         let (mut at, mut rest) = (self.at + at, out);
         while !rest.is_empty() {
-            let (position, offset) = self.data.layout.locate(at);
-            let held = self.data.plain_len(position);
+            let (position, offset) = self.data.locate(at);
+            let held = self.data.plain_len_at(position);
             let (part, left) = rest.split_at_mut(rest.len().min(held - offset));
             if part.len() == held {
                 self.data.open_segment(position, &mut sealed, part)?;
@@ -274,80 +299,16 @@ impl SealedFile {
         Ok(())
     }
 
-    /// Hands the content on in order, in pieces that fit into `buffer`.
-    fn read_chunks(&self, buffer: &mut [u8], each: &mut dyn FnMut(&[u8]) -> Result<(), BundleError>) -> Result<(), BundleError> {
-        let mut at = 0;
-        while at < self.size {
-            let step = (self.size - at).min(buffer.len() as u64);
-            let chunk = &mut buffer[..step as usize];
-            self.read_exact_at(at, chunk)?;
-            at += chunk.len() as u64;
-            each(chunk)?;
-        }
-        Ok(())
-    }
-
     fn read_part(&self, position: u64, offset: usize, sealed: &mut Vec<u8>, out: &mut [u8]) -> Result<(), BundleError> {
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         if cached.position != Some(position) {
             cached.position = None;
-            cached.plain.resize(self.data.plain_len(position), 0);
+            cached.plain.resize(self.data.plain_len_at(position), 0);
             self.data.open_segment(position, sealed, &mut cached.plain)?;
             cached.position = Some(position);
         }
         out.copy_from_slice(&cached.plain[offset..offset + out.len()]);
         Ok(())
-    }
-}
-
-/// The stream `data`, its length known from the manifest.
-struct Data {
-    path: PathBuf,
-    file: File,
-    cipher: Cipher,
-    layout: Layout,
-}
-
-impl Data {
-    fn open(path: &Path, key: &ContentKey, id: &BundleId, manifest: &Manifest) -> Result<Self, BundleError> {
-        let name = path.join(DATA);
-        let file = File::open(&name).map_err(BundleError::io(&name))?;
-        let found = file.metadata().map_err(BundleError::io(&name))?.len();
-        let cut = |expected: u64| BundleError::Truncated {
-            path: path.display().to_string(),
-            part: format!("{DATA} (it has {found} of {expected} bytes)"),
-        };
-        if found < HEADER_LEN as u64 {
-            return Err(cut(HEADER_LEN as u64));
-        }
-        let mut header = [0; HEADER_LEN];
-        file.read_exact_at(&mut header, 0).map_err(BundleError::io(&name))?;
-        let cipher = Cipher::open(&key.derive("stream"), &aad(id, DATA), &header).map_err(BundleError::floe(path, DATA))?;
-        if cipher.iv() != manifest.data.iv {
-            return Err(BundleError::tampered(path, "data, header,"));
-        }
-        let layout = Layout::new(manifest.data.length, cipher.segment_len())
-            .ok_or_else(|| BundleError::invalid(path, format!("the manifest: {} bytes are too long", manifest.data.length)))?;
-        match layout.stream_len() {
-            expected if found < expected => Err(cut(expected)),
-            expected if found > expected => {
-                Err(BundleError::tampered(path, format!("{DATA} ({} bytes too long)", found - expected)))
-            }
-            _ => Ok(Self { path: path.to_owned(), file, cipher, layout }),
-        }
-    }
-
-    fn plain_len(&self, position: u64) -> usize {
-        let (range, _) = self.layout.segment(position);
-        (range.end - range.start) as usize - floe::OVERHEAD
-    }
-
-    /// Decrypts one segment into `out`, which has its length; `sealed` is working space.
-    fn open_segment(&self, position: u64, sealed: &mut Vec<u8>, out: &mut [u8]) -> Result<(), BundleError> {
-        let (range, last) = self.layout.segment(position);
-        sealed.resize((range.end - range.start) as usize, 0);
-        self.file.read_exact_at(sealed, range.start).map_err(BundleError::io(&self.path.join(DATA)))?;
-        self.cipher.open_segment(position, last, sealed, out).map_err(BundleError::floe(&self.path, DATA))
     }
 }
 

@@ -104,10 +104,9 @@ fn one_file_keeps_its_name() {
 fn streams_are_ended_or_the_bundle_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let (path, identity) = (folder.path().join("b"), Identity::generate());
-    let mut writer = BundleWriter::create(&path, &[recipient(&identity)]).unwrap();
-    let mut file = writer.stream("made.bin").unwrap();
+    let mut file = BundleWriter::create(&path, &[recipient(&identity)]).unwrap().stream("made.bin").unwrap();
     (0..100).for_each(|i| file.write_all(&[i; 10_000]).unwrap());
-    file.end().unwrap();
+    let mut writer = file.end();
     writer.add("then", &mut &b"x"[..]).unwrap();
     writer.finish().unwrap();
     let bundle = Bundle::open(&path, &[identity]).unwrap();
@@ -116,11 +115,10 @@ fn streams_are_ended_or_the_bundle_is_not() {
     assert_eq!(bytes, [[49; 10_000], [50; 10_000]].concat());
     bundle.verify(&mut quiet).unwrap();
 
-    let cut = folder.path().join("cut");
-    let mut writer = BundleWriter::create(&cut, &[recipient(&Identity::generate())]).unwrap();
-    writer.stream("made.bin").unwrap().write_all(b"half").unwrap();
-    assert!(matches!(writer.add("next", &mut &b""[..]), Err(BundleError::Name { .. })));
-    assert!(matches!(writer.finish(), Err(BundleError::Name { .. })));
+    let writer = BundleWriter::create(&folder.path().join("cut"), &[recipient(&Identity::generate())]).unwrap();
+    let mut cut = writer.stream("made.bin").unwrap();
+    cut.write_all(b"half").unwrap();
+    drop(cut);
     assert_eq!(names_in(folder.path()), ["b"]);
 }
 
@@ -256,6 +254,7 @@ fn a_reader_written_from_the_specification_agrees() {
     let mut writer = BundleWriter::create_with(&path, &[recipient(&identity)], key, [9; 16], 4096).unwrap();
     writer.add("dir/weights", &mut &[7; 30_000][..]).unwrap();
     writer.add("späße", &mut &b"{}"[..]).unwrap();
+    writer.add_records("lines.txt", records::RecordKind::Lines, &mut &b"a\nb\n"[..]).unwrap();
     writer.finish().unwrap();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/read_bundle.py");
     let output = python(&[script, path.to_str().unwrap(), &"2a".repeat(32)]).unwrap();
@@ -267,18 +266,87 @@ fn a_reader_written_from_the_specification_agrees() {
     assert_eq!(String::from_utf8(output.stdout).unwrap(), members.chain(files).collect::<String>());
 }
 
-/// Row by row: small reads in sequence decrypt each segment once.
+/// Row by row, small reads in sequence decrypt each segment once; a read at random, the segments under it and no other.
 #[test]
-fn segments_are_decrypted_once_for_small_reads() {
+fn reading_touches_few_segments() {
     let folder = tempfile::tempdir().unwrap();
     let content: Vec<u8> = (0..2_000_000u32).flat_map(u32::to_le_bytes).collect();
     let (path, identity) = sealed(folder.path(), &[("first", b"abc"), ("f", &content)]);
-    let file = Bundle::open(&path, &[identity]).unwrap().file("f").unwrap();
-    let mut row = [0; 64];
-    for at in (0..content.len() - 64).step_by(64) {
-        file.read_exact_at(at as u64, &mut row).unwrap();
-        assert_eq!(row, content[at..at + 64]);
-    }
+    let identities = [identity];
+    let opened = |read: &dyn Fn(&SealedFile)| {
+        let bundle = Bundle::open(&path, &identities).unwrap();
+        read(&bundle.file("f").unwrap());
+        bundle.segments_opened()
+    };
+    let rows = opened(&|file| {
+        let mut row = [0; 64];
+        for at in (0..content.len() - 64).step_by(64) {
+            file.read_exact_at(at as u64, &mut row).unwrap();
+            assert_eq!(row, content[at..at + 64]);
+        }
+    });
+    assert_eq!(rows, 31, "8 MB in segments of 256 KiB");
+    assert_eq!(opened(&|_| ()), 0);
+    assert_eq!(opened(&|file| file.read_exact_at(4_000_000, &mut [0; 100]).unwrap()), 1);
+    assert_eq!(opened(&|file| file.read_exact_at(4_000_000, &mut vec![0; 600_000]).unwrap()), 3);
+}
+
+/// 2048 bytes need no padding and are 32 segments of 64 bytes: the last is full, and none follows.
+#[test]
+fn content_that_fills_its_segments() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, identity) = (folder.path().join("b"), Identity::generate());
+    let to = [recipient(&identity)];
+    let mut writer = BundleWriter::create_with(&path, &to, ContentKey::generate().unwrap(), [3; 16], 64 + 32).unwrap();
+    writer.add("f", &mut &[7; 2048][..]).unwrap();
+    writer.finish().unwrap();
+    Bundle::open(&path, &[identity]).unwrap().verify(&mut quiet).unwrap();
+}
+
+/// Files begin and end anywhere in what the threads decrypt at a time.
+#[test]
+fn extracts_what_is_longer_than_a_piece() {
+    let folder = tempfile::tempdir().unwrap();
+    let content = |seed: u32, len: u32| (0..len).map(|i| (i.wrapping_mul(2_654_435_761) >> 13 ^ seed) as u8).collect::<Vec<u8>>();
+    let files = [content(1, 3_000_000), Vec::new(), content(2, 1), content(3, 7_000_000), Vec::new()];
+    let names = ["a", "b", "c/d", "e", "f"];
+    let (path, identity) = sealed(folder.path(), &std::array::from_fn::<_, 5, _>(|i| (names[i], &files[i][..])));
+    let out = folder.path().join("out");
+    let bundle = Bundle::open(&path, &[identity]).unwrap();
+    let mut told = Vec::new();
+    bundle.extract(&out, &mut |done, total| told.push((done, total))).unwrap();
+    names.iter().zip(&files).for_each(|(name, content)| assert!(fs::read(out.join(name)).unwrap() == *content, "{name}"));
+    assert!(told.is_sorted() && told.last() == Some(&(10_000_001, 10_000_001)), "{told:?}");
+    bundle.verify(&mut quiet).unwrap();
+}
+
+#[test]
+fn records_are_found_by_their_index() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, path, identity) = (folder.path().join("data"), folder.path().join("b"), Identity::generate());
+    fs::create_dir(&source).unwrap();
+    let lines: String = (0..5000).map(|i| format!("{{\"text\": \"{}\"}}\n", "x".repeat(i % 97))).collect();
+    fs::write(source.join("train.jsonl"), &lines).unwrap();
+    fs::write(source.join("notes.txt"), "one\n\ntwo\n").unwrap();
+    fs::write(source.join("table.parquet"), b"PAR1").unwrap();
+    seal_data(&source, &path, &[recipient(&identity)], &mut quiet).unwrap();
+    let bundle = Bundle::open(&path, &[identity]).unwrap();
+    bundle.verify(&mut quiet).unwrap();
+    let index = bundle.records("train.jsonl").unwrap().unwrap();
+    let mut plain = records::Indexer::new(records::RecordKind::Jsonl);
+    plain.update(lines.as_bytes()).unwrap();
+    assert_eq!(index, plain.finish().unwrap());
+    assert_eq!(bundle.records("notes.txt").unwrap().unwrap().count(), 2);
+    assert_eq!(bundle.records("table.parquet").unwrap(), None);
+    assert_eq!(bundle.files().len(), 3);
+
+    fs::write(source.join("train.jsonl"), "{}\n{\n").unwrap();
+    let to = [recipient(&Identity::generate())];
+    let error = seal_data(&source, &folder.path().join("c"), &to, &mut quiet).unwrap_err().to_string();
+    assert!(error.contains("train.jsonl") && error.contains("line 2: not JSON"), "{error}");
+    let error = seal_data(&source.join("table.parquet"), &folder.path().join("c"), &to, &mut quiet).unwrap_err();
+    assert!(error.to_string().contains("no JSONL"), "{error}");
+    assert_eq!(names_in(folder.path()), ["b", "data"]);
 }
 
 proptest! {

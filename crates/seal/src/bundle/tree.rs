@@ -1,6 +1,6 @@
 //! Sealing what lies on a disk: one file, or a folder with all that is in it.
 
-use super::{BundleError, BundleWriter, Progress};
+use super::{BundleError, BundleWriter, Progress, records::RecordKind};
 use crate::Recipient;
 use std::{
     fs::{self, File},
@@ -14,14 +14,36 @@ const MAX_DEPTH: usize = 64;
 /// Seals the file or folder `path` as the bundle `out`. Names inside are relative to `path`; a file keeps its own name.
 /// Links, devices and names that are not UTF-8 are refused before anything is written.
 pub fn seal_path(path: &Path, out: &Path, recipients: &[Recipient], progress: Progress<'_>) -> Result<(), BundleError> {
+    seal(list(path)?, out, recipients, &|_| None, progress)
+}
+
+/// As [`seal_path`], and every file whose name says that it is text or JSONL gets an index of its records. There must be one.
+pub fn seal_data(path: &Path, out: &Path, recipients: &[Recipient], progress: Progress<'_>) -> Result<(), BundleError> {
     let files = list(path)?;
+    if !files.iter().any(|file| RecordKind::of_name(&file.name).is_some()) {
+        let why = "there is no text (.txt, .text, .md) and no JSONL (.jsonl, .ndjson) in it to index";
+        return Err(BundleError::Source { path: path.display().to_string(), why: why.into() });
+    }
+    seal(files, out, recipients, &RecordKind::of_name, progress)
+}
+
+fn seal(
+    files: Vec<Source>,
+    out: &Path,
+    recipients: &[Recipient],
+    kind_of: &dyn Fn(&str) -> Option<RecordKind>,
+    progress: Progress<'_>,
+) -> Result<(), BundleError> {
     let total = files.iter().map(|file| file.size).sum();
     let mut writer = BundleWriter::create(out, recipients)?;
     let mut done = 0;
     for file in files {
         let source = File::open(&file.path).map_err(BundleError::io(&file.path))?;
         let mut counted = Counted { source, done: &mut done, total, progress: &mut *progress };
-        writer.add(&file.name, &mut counted)?;
+        match kind_of(&file.name) {
+            Some(kind) => writer.add_records(&file.name, kind, &mut counted)?,
+            None => writer.add(&file.name, &mut counted)?,
+        }
     }
     writer.finish()
 }

@@ -2,9 +2,11 @@
 
 use super::{
     BundleError,
+    flush::Flusher,
     keyring::Keyring,
     layout::{BundleId, ContentKey, DATA, KEYS, MANIFEST, MARKER, SEGMENT_LEN, aad, marker, padded, random},
-    manifest::{Data, Entry, Lineage, Manifest, Names},
+    manifest::{Data, Entry, Lineage, Manifest, Names, Records},
+    records::{Indexer, RecordIndex, RecordKind},
     unfinished::{Unfinished, refuse_existing, sync_folder},
 };
 use crate::{
@@ -13,6 +15,7 @@ use crate::{
 };
 use aws_lc_rs::digest;
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{self, Read, Write},
     path::{Path, PathBuf},
@@ -31,6 +34,8 @@ pub struct BundleWriter {
     files: Vec<(String, u64)>,
     lineage: Lineage,
     epoch: u64,
+    /// Record indexes, by the file's place among `files`.
+    indexes: BTreeMap<usize, RecordIndex>,
     /// Whether a file was begun and not ended.
     open: bool,
 }
@@ -67,8 +72,8 @@ impl BundleWriter {
         keyring.write(&keys)?;
         sync_folder(&keys)?;
         let data = DataWriter::create(folder.path.join(DATA), &key, &id, segment_len)?;
-        let (names, files) = (Names::default(), Vec::new());
-        Ok(Self { folder, key, id, data, names, files, lineage: random()?, epoch: 1, open: false })
+        let (names, files, indexes) = (Names::default(), Vec::new(), BTreeMap::new());
+        Ok(Self { folder, key, id, data, names, files, lineage: random()?, epoch: 1, indexes, open: false })
     }
 
     /// Makes it a later epoch of a bundle that exists.
@@ -93,10 +98,37 @@ impl BundleWriter {
         Ok(())
     }
 
-    /// A writer into the bundle, for files that are made while they are sealed. Call `end` on it.
-    pub fn stream<'a>(&'a mut self, name: &str) -> Result<Box<dyn EndWrite + 'a>, BundleError> {
+    /// As [`Self::add`], with an index of the records in `content`. A line that is none is an error.
+    pub fn add_records(&mut self, name: &str, kind: RecordKind, content: &mut dyn Read) -> Result<(), BundleError> {
+        let mut indexed = Indexed { content, indexer: Indexer::new(kind) };
+        self.add(name, &mut indexed)?;
+        let index = indexed.indexer.finish().map_err(|why| BundleError::Source { path: name.into(), why })?;
+        self.indexes.insert(self.files.len() - 1, index);
+        Ok(())
+    }
+
+    /// Appends to the file `name`, which is begun if none is open, and ended if this `ends` it.
+    pub(super) fn add_part(&mut self, name: &str, part: &[u8], ends: bool) -> Result<(), BundleError> {
+        if !self.open {
+            self.begin(name)?;
+        }
+        self.data.append(part)?;
+        self.count(part.len())?;
+        if ends {
+            self.end_file();
+        }
+        Ok(())
+    }
+
+    /// Gives the file that was added as the one `at` this place (from 0) an index of its records.
+    pub(super) fn set_records(&mut self, at: usize, index: RecordIndex) {
+        self.indexes.insert(at, index);
+    }
+
+    /// A writer into the bundle, for a file that is made while it is sealed.
+    pub fn stream(mut self, name: &str) -> Result<SealedStream, BundleError> {
         self.begin(name)?;
-        Ok(Box::new(FileWriter(self)))
+        Ok(SealedStream(self))
     }
 
     /// Seals the manifest, syncs, renames.
@@ -110,9 +142,11 @@ impl BundleWriter {
             let (name, _) = self.files.last().cloned().unwrap_or_default();
             return Err(BundleError::Name { name, why: "its content was begun and not ended".into() });
         }
-        let Self { folder, key, id, data, files, lineage, epoch, .. } = self;
+        let Self { folder, key, id, mut data, files, lineage, epoch, indexes, .. } = self;
+        let mut records = append_indexes(&mut data, &files, indexes)?;
         let (digests, stream) = data.finish()?;
-        let files = files.into_iter().zip(digests).map(|((name, size), sha256)| Entry { name, size, sha256 }).collect();
+        let entry = |(at, ((name, size), sha256))| Entry { name, size, sha256, records: records.remove(&at) };
+        let files = files.into_iter().zip(digests).enumerate().map(entry).collect();
         let manifest = Manifest { epoch, lineage, data: stream, files };
         let json = Zeroizing::new(manifest.to_padded_json().map_err(|what| BundleError::invalid(&folder.target, what))?);
         let sealed = floe::seal(&key.derive("stream"), &aad(&id, MANIFEST), SEGMENT_LEN, &json)
@@ -143,24 +177,53 @@ impl BundleWriter {
     }
 }
 
-/// A writer that has to be ended, so that what it wrote can be told from what was cut off.
-pub trait EndWrite: Write {
-    /// The file is whole.
-    fn end(self: Box<Self>) -> Result<(), BundleError>;
+/// What is read is indexed.
+struct Indexed<'a> {
+    content: &'a mut dyn Read,
+    indexer: Indexer,
 }
 
-struct FileWriter<'a>(&'a mut BundleWriter);
+impl Read for Indexed<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.content.read(out)?;
+        self.indexer.update(&out[..read]).map_err(io::Error::other)?;
+        Ok(read)
+    }
+}
 
-impl Write for FileWriter<'_> {
+/// Puts the indexes behind the files, and says where each is.
+fn append_indexes(
+    data: &mut DataWriter,
+    files: &[(String, u64)],
+    indexes: BTreeMap<usize, RecordIndex>,
+) -> Result<BTreeMap<usize, Records>, BundleError> {
+    let mut at = files.iter().map(|(_, size)| size).sum();
+    let mut records = BTreeMap::new();
+    for (file, index) in indexes {
+        let bytes = index.to_bytes();
+        let size = bytes.len() as u64;
+        records.insert(file, Records { kind: index.kind().name().into(), count: index.count(), at, size });
+        data.append(&bytes)?;
+        at += size;
+    }
+    Ok(records)
+}
+
+/// A file that grows inside a bundle. It has to be ended, so that what was written can be told from what was cut off:
+/// dropping it instead removes the bundle.
+pub struct SealedStream(BundleWriter);
+
+impl SealedStream {
+    /// The file is whole; gives the bundle back for the next one.
+    pub fn end(mut self) -> BundleWriter {
+        self.0.end_file();
+        self.0
+    }
+}
+
+impl Write for SealedStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let taken = self.0.data.fill_from(&mut rest).map_err(|e| match e {
-                Fill::Source(e) => e,
-                Fill::Data(e) => io::Error::other(e),
-            })?;
-            self.0.count(taken).map_err(io::Error::other)?;
-        }
+        self.0.data.append(bytes).and_then(|()| self.0.count(bytes.len())).map_err(io::Error::other)?;
         Ok(bytes.len())
     }
 
@@ -169,16 +232,18 @@ impl Write for FileWriter<'_> {
     }
 }
 
-impl EndWrite for FileWriter<'_> {
-    fn end(self: Box<Self>) -> Result<(), BundleError> {
-        self.0.end_file();
-        Ok(())
-    }
-}
-
 enum Fill {
     Source(io::Error),
     Data(BundleError),
+}
+
+fn read_once(content: &mut dyn Read, out: &mut [u8]) -> Result<usize, Fill> {
+    loop {
+        match content.read(out) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => (),
+            read => return read.map_err(Fill::Source),
+        }
+    }
 }
 
 /// One segment of plaintext on its way: `used` bytes of it belong to files, which end at `ends`.
@@ -195,10 +260,13 @@ struct DataWriter {
     cipher: Cipher,
     position: u64,
     segment: Segment,
+    /// What comes after it, if that is there already.
+    next: Option<Segment>,
     sealed: Vec<u8>,
     full: mpsc::SyncSender<Segment>,
     free: mpsc::Receiver<Segment>,
     digests: thread::JoinHandle<Vec<[u8; 32]>>,
+    flusher: Flusher,
 }
 
 impl DataWriter {
@@ -213,24 +281,53 @@ impl DataWriter {
         let digests = digests.map_err(BundleError::io(&path))?;
         let segment = Segment::new(cipher.plain_len());
         let sealed = vec![0; cipher.segment_len()];
-        Ok(Self { path, file, cipher, position: 0, segment, sealed, full, free, digests })
+        Ok(Self {
+            path,
+            file,
+            cipher,
+            position: 0,
+            segment,
+            next: None,
+            sealed,
+            full,
+            free,
+            digests,
+            flusher: Flusher::default(),
+        })
     }
 
-    /// Reads once from `content`; 0 at its end.
+    /// Reads once from `content`; 0 at its end. A full segment is sealed only when more follows, for it may be the last.
     fn fill_from(&mut self, content: &mut dyn Read) -> Result<usize, Fill> {
-        if self.segment.used == self.cipher.plain_len() {
+        if self.segment.used < self.cipher.plain_len() {
+            let read = read_once(content, &mut self.segment.plain[self.segment.used..])?;
+            self.segment.used += read;
+            return Ok(read);
+        }
+        let mut next = self.spare();
+        let read = read_once(content, &mut next.plain)?;
+        next.used = read;
+        self.next = Some(next);
+        if read > 0 {
             self.seal(self.segment.used, false).map_err(Fill::Data)?;
         }
-        loop {
-            match content.read(&mut self.segment.plain[self.segment.used..]) {
-                Ok(read) => {
-                    self.segment.used += read;
-                    return Ok(read);
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => (),
-                Err(e) => return Err(Fill::Source(e)),
-            }
+        Ok(read)
+    }
+
+    /// An empty segment, a used one if there is one.
+    fn spare(&mut self) -> Segment {
+        let spare = self.next.take().or_else(|| self.free.try_recv().ok());
+        spare.unwrap_or_else(|| Segment::new(self.cipher.plain_len()))
+    }
+
+    /// Takes all of `bytes`.
+    fn append(&mut self, mut bytes: &[u8]) -> Result<(), BundleError> {
+        while !bytes.is_empty() {
+            self.fill_from(&mut bytes).map_err(|e| match e {
+                Fill::Source(e) => BundleError::io(&self.path)(e),
+                Fill::Data(e) => e,
+            })?;
         }
+        Ok(())
     }
 
     fn end_file(&mut self) {
@@ -243,9 +340,10 @@ impl DataWriter {
         self.cipher
             .seal(self.position, last, &self.segment.plain[..length], sealed)
             .map_err(BundleError::floe(&self.path, DATA))?;
-        self.file.write_all(sealed).map_err(BundleError::io(&self.path))?;
+        let written = self.file.write_all(sealed).and_then(|()| self.flusher.wrote(&self.file, sealed.len()));
+        written.map_err(BundleError::io(&self.path))?;
         self.position += 1;
-        let next = self.free.try_recv().unwrap_or_else(|_| Segment::new(self.cipher.plain_len()));
+        let next = self.spare();
         let full = std::mem::replace(&mut self.segment, next);
         self.full.send(full).map_err(|_| BundleError::Cipher(self.path.display().to_string()))
     }
@@ -266,7 +364,7 @@ impl DataWriter {
             filled = missing;
         }
         self.seal(filled, true)?;
-        self.file.sync_all().map_err(BundleError::io(&self.path))?;
+        self.flusher.finish().and_then(|()| self.file.sync_all()).map_err(BundleError::io(&self.path))?;
         drop(self.full);
         let digests = self.digests.join().map_err(|_| BundleError::Cipher(self.path.display().to_string()))?;
         let iv = self.cipher.iv().try_into().map_err(|_| BundleError::Cipher(self.path.display().to_string()))?;

@@ -1,22 +1,25 @@
 //! One GGUF file.
 
-use super::{Sink, is_widened, parent, sync_directory};
+use super::{
+    Sink,
+    draft::{Destination, Draft},
+    is_widened,
+};
 use crate::{Model, StoreError, open::VECTOR_DTYPE};
 use coffer_checkpoint::{
     DType, TensorInfo,
     gguf::{GgufWriter, Metadata, Value},
 };
 use coffer_model::names;
-use std::{collections::BTreeMap, fs::Permissions, io::BufWriter, os::unix::fs::PermissionsExt, path::Path};
-use tempfile::NamedTempFile;
+use std::{collections::BTreeMap, path::Path};
 
 pub(super) struct GgufSink {
-    writer: GgufWriter<BufWriter<NamedTempFile>>,
+    writer: GgufWriter<Draft>,
 }
 
 impl GgufSink {
-    pub(super) fn create(out: &Path, like: &Model, tensors: &[TensorInfo]) -> Result<Self, StoreError> {
-        let metadata = metadata(out, like, tensors)?;
+    pub(super) fn create(output: Destination<'_>, like: &Model, tensors: &[TensorInfo]) -> Result<Self, StoreError> {
+        let metadata = metadata(output.path, like, tensors)?;
         let mut infos = tensors.iter().map(stored).collect::<Result<Vec<_>, _>>()?;
         let rope = &like.config.rope;
         let divisors = rope.scaling.llama3_divisors(rope.theta, like.config.head_dim);
@@ -24,11 +27,9 @@ impl GgufSink {
             let shape = vec![divisors.len() as u64];
             infos.insert(0, TensorInfo { name: "rope_freqs.weight".into(), dtype: DType::F32, shape });
         }
-        let directory = parent(out);
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".coffer-").suffix(".partial").permissions(Permissions::from_mode(0o666));
-        let file = builder.tempfile_in(directory).map_err(StoreError::io(directory))?;
-        let mut writer = GgufWriter::new(BufWriter::with_capacity(1 << 20, file), &metadata, &infos)?;
+        let stem = output.path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("model");
+        let draft = Draft::file(output, &format!("{stem}.gguf"))?;
+        let mut writer = GgufWriter::new(draft, &metadata, &infos)?;
         for divisor in divisors.into_iter().flatten() {
             writer.write(&divisor.to_le_bytes())?;
         }
@@ -42,10 +43,7 @@ impl Sink for GgufSink {
     }
 
     fn finish(self: Box<Self>, out: &Path) -> Result<(), StoreError> {
-        let file = self.writer.finish()?.into_inner().map_err(|e| StoreError::io(out)(e.into_error()))?;
-        file.as_file().sync_all().map_err(StoreError::io(out))?;
-        file.persist_noclobber(out).map_err(|e| StoreError::io(out)(e.error))?;
-        sync_directory(parent(out))
+        self.writer.finish()?.finish(out)
     }
 }
 

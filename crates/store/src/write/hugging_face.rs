@@ -1,63 +1,38 @@
 //! A Hugging Face directory.
 
-use super::{Sink, parent, sync_directory};
+use super::{
+    Sink,
+    draft::{Destination, Draft},
+};
 use crate::{Model, StoreError};
 use coffer_checkpoint::{DType, TensorInfo, safetensors};
 use coffer_model::ModelConfig;
 use serde_json::{Map, Value};
-use std::{
-    collections::BTreeMap,
-    fs::{self, File, Permissions},
-    io::{BufWriter, Write},
-    os::unix::fs::PermissionsExt,
-    path::Path,
-};
-use tempfile::TempDir;
+use std::{collections::BTreeMap, io::Write, path::Path};
 
-pub(super) struct Directory {
-    directory: TempDir,
-    weights: BufWriter<File>,
+pub(super) struct HuggingFaceSink {
+    weights: Draft,
 }
 
-impl Directory {
-    pub(super) fn create(out: &Path, like: &Model, tensors: &[TensorInfo]) -> Result<Self, StoreError> {
+impl HuggingFaceSink {
+    pub(super) fn create(output: Destination<'_>, like: &Model, tensors: &[TensorInfo]) -> Result<Self, StoreError> {
         if let Some(t) = tensors.iter().find(|t| t.dtype.is_quantized()) {
             return Err(StoreError::Quantized { tensor: t.name.clone(), dtype: t.dtype });
         }
-        let beside = parent(out);
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".coffer-").suffix(".partial").permissions(Permissions::from_mode(0o777));
-        let directory = builder.tempdir_in(beside).map_err(StoreError::io(beside))?;
-        for (name, text) in side_files(like, tensors) {
-            let path = directory.path().join(name);
-            let write = || {
-                let mut file = File::create(&path)?;
-                file.write_all(text.as_bytes())?;
-                file.sync_all()
-            };
-            write().map_err(StoreError::io(&path))?;
-        }
-        let path = directory.path().join("model.safetensors");
-        let mut weights = BufWriter::with_capacity(1 << 20, File::create(&path).map_err(StoreError::io(&path))?);
+        let mut weights = Draft::directory(output, &side_files(like, tensors), "model.safetensors")?;
         let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-        safetensors::write_header(&mut weights, tensors, &metadata).map_err(StoreError::io(&path))?;
-        Ok(Self { directory, weights })
+        safetensors::write_header(&mut weights, tensors, &metadata).map_err(StoreError::io(output.path))?;
+        Ok(Self { weights })
     }
 }
 
-impl Sink for Directory {
+impl Sink for HuggingFaceSink {
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.weights.write_all(bytes).map_err(StoreError::io(self.directory.path()))
+        self.weights.write_all(bytes).map_err(StoreError::io(Path::new("model.safetensors")))
     }
 
     fn finish(self: Box<Self>, out: &Path) -> Result<(), StoreError> {
-        let weights = self.weights.into_inner().map_err(|e| StoreError::io(out)(e.into_error()))?;
-        weights.sync_all().map_err(StoreError::io(out))?;
-        sync_directory(self.directory.path())?;
-        // Rename would replace an empty directory that appeared meanwhile, but nothing that holds anything.
-        fs::rename(self.directory.path(), out).map_err(StoreError::io(out))?;
-        let _renamed = self.directory.keep();
-        sync_directory(parent(out))
+        self.weights.finish(out)
     }
 }
 
