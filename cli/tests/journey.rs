@@ -69,7 +69,7 @@ fn a_certificate_holds_for_every_container_and_for_no_other_model() {
 #[test]
 fn every_verb_that_makes_a_model_reads_and_writes_sealed() {
     let folder = Folder::new();
-    let (key, scribe, sealed) = (folder.path("key"), asset("models/scribe-8m"), folder.path("in.coffer"));
+    let (key, scribe, sealed) = (folder.path("key"), asset("models/scribe-8m"), folder.path("scribe-8m.coffer"));
     let recipient = ok(&["keygen", "-o", &key]);
     let recipients = folder.write("team.txt", format!("# the team\n{recipient}"));
     ok(&["seal", &scribe, "-o", &sealed, "--recipient", recipient.trim()]);
