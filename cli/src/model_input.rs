@@ -90,6 +90,11 @@ pub(crate) struct ModelArgs {
 }
 
 impl ModelArgs {
+    /// Whether it may be used only if it is signed.
+    pub(crate) fn must_be_signed(&self) -> bool {
+        self.demanded.given()
+    }
+
     /// Opens it, plain or sealed; only if it is what was signed, where a signature is demanded.
     pub(crate) fn open(&self) -> Result<Model> {
         self.demanded.open(&self.path, &self.identities.load_for(&self.path)?)

@@ -40,6 +40,11 @@ pub(crate) struct Checked {
 }
 
 impl Demanded {
+    /// Whether a signature must be there.
+    pub(crate) fn given(&self) -> bool {
+        self.require_signature.is_some()
+    }
+
     /// Checks the signature of the model at `path`; `None` if none is demanded. The model itself is not looked at yet.
     pub(crate) fn check(&self, path: &Path) -> Result<Option<Checked>> {
         let Some(public) = &self.require_signature else { return Ok(None) };

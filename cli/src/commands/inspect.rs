@@ -77,7 +77,8 @@ struct Tensor {
 /// Opens the model and prints its summary.
 pub(crate) fn run(args: Args) -> Result<()> {
     let (path, identities) = (&args.model.path, &args.model.identities);
-    let may_be_seen = !Bundle::is_bundle(path) || identities.given();
+    // A signature that is demanded is checked where a model is opened; data without a model is refused there.
+    let may_be_seen = (!Bundle::is_bundle(path) || identities.given()) && !args.model.must_be_signed();
     if may_be_seen && super::inspect_data::inspect(&args.model, args.head, args.json)? {
         return Ok(());
     }
