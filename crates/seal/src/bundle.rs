@@ -2,7 +2,6 @@
 
 mod data;
 mod error;
-mod flush;
 mod keyring;
 mod layout;
 mod manifest;

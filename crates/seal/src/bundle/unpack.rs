@@ -2,7 +2,6 @@
 
 use super::{
     BundleError,
-    flush::Flusher,
     unfinished::{Unfinished, sync_folder},
 };
 use std::{
@@ -19,14 +18,13 @@ pub(super) struct Unpacked {
     current: Option<(PathBuf, File)>,
     /// Bytes of the current file, or of the one that just ended.
     pub(super) written: u64,
-    flusher: Flusher,
 }
 
 impl Unpacked {
     /// Starts the folder `target`, which must not exist.
     pub(super) fn create(target: &Path) -> Result<Self, BundleError> {
         let folder = Unfinished::create(target)?;
-        Ok(Self { folder, inner: BTreeSet::new(), current: None, written: 0, flusher: Flusher::default() })
+        Ok(Self { folder, inner: BTreeSet::new(), current: None, written: 0 })
     }
 
     /// Appends to the file `name`, which is begun if none is open, and ended (and synced) if this `ends` it.
@@ -35,7 +33,7 @@ impl Unpacked {
             Some(current) => current,
             None => self.begin(name)?,
         };
-        file.write_all(part).and_then(|()| self.flusher.wrote(&file, part.len())).map_err(BundleError::io(&path))?;
+        file.write_all(part).map_err(BundleError::io(&path))?;
         self.written += part.len() as u64;
         if ends {
             return file.sync_all().map_err(BundleError::io(&path));
@@ -46,7 +44,6 @@ impl Unpacked {
 
     /// Syncs the folders and gives the whole its name.
     pub(super) fn finish(self) -> Result<(), BundleError> {
-        self.flusher.finish().map_err(BundleError::io(&self.folder.path))?;
         self.inner.iter().rev().try_for_each(|path| sync_folder(path))?;
         self.folder.rename()
     }

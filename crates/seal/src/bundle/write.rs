@@ -2,7 +2,6 @@
 
 use super::{
     BundleError,
-    flush::Flusher,
     keyring::Keyring,
     layout::{BundleId, ContentKey, DATA, KEYS, MANIFEST, MARKER, SEGMENT_LEN, aad, marker, padded, random},
     manifest::{Data, Entry, Lineage, Manifest, Names, Records},
@@ -266,7 +265,6 @@ struct DataWriter {
     full: mpsc::SyncSender<Segment>,
     free: mpsc::Receiver<Segment>,
     digests: thread::JoinHandle<Vec<[u8; 32]>>,
-    flusher: Flusher,
 }
 
 impl DataWriter {
@@ -281,19 +279,7 @@ impl DataWriter {
         let digests = digests.map_err(BundleError::io(&path))?;
         let segment = Segment::new(cipher.plain_len());
         let sealed = vec![0; cipher.segment_len()];
-        Ok(Self {
-            path,
-            file,
-            cipher,
-            position: 0,
-            segment,
-            next: None,
-            sealed,
-            full,
-            free,
-            digests,
-            flusher: Flusher::default(),
-        })
+        Ok(Self { path, file, cipher, position: 0, segment, next: None, sealed, full, free, digests })
     }
 
     /// Reads once from `content`; 0 at its end. A full segment is sealed only when more follows, for it may be the last.
@@ -340,8 +326,7 @@ impl DataWriter {
         self.cipher
             .seal(self.position, last, &self.segment.plain[..length], sealed)
             .map_err(BundleError::floe(&self.path, DATA))?;
-        let written = self.file.write_all(sealed).and_then(|()| self.flusher.wrote(&self.file, sealed.len()));
-        written.map_err(BundleError::io(&self.path))?;
+        self.file.write_all(sealed).map_err(BundleError::io(&self.path))?;
         self.position += 1;
         let next = self.spare();
         let full = std::mem::replace(&mut self.segment, next);
@@ -364,7 +349,7 @@ impl DataWriter {
             filled = missing;
         }
         self.seal(filled, true)?;
-        self.flusher.finish().and_then(|()| self.file.sync_all()).map_err(BundleError::io(&self.path))?;
+        self.file.sync_all().map_err(BundleError::io(&self.path))?;
         drop(self.full);
         let digests = self.digests.join().map_err(|_| BundleError::Cipher(self.path.display().to_string()))?;
         let iv = self.cipher.iv().try_into().map_err(|_| BundleError::Cipher(self.path.display().to_string()))?;
