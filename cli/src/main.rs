@@ -16,6 +16,7 @@ mod recipients;
 mod settings;
 mod signatures;
 mod supervise;
+mod unfinished;
 
 use clap::FromArgMatches;
 use std::process::ExitCode;

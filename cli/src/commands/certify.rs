@@ -5,14 +5,14 @@ use crate::{
     model_input::{Compute, ModelArgs},
     output,
     progress::{Progress, Style},
+    unfinished::Unfinished,
 };
 use anyhow::{Context, Result};
 use coffer_assess::certify::{self, CaseDifference, Comparison};
 use coffer_evidence::{Certificate, certificate::MAX_LEN};
 use std::{
-    fs::{File, Permissions},
-    io::{Read, Write},
-    os::unix::fs::PermissionsExt,
+    fs::File,
+    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -50,13 +50,14 @@ pub(crate) fn run(args: Args) -> Result<()> {
 
 impl Args {
     fn certify(&self, output: &Path) -> Result<()> {
+        anyhow::ensure!(!output.exists(), "{}: exists already; nothing is overwritten", output.display());
         let file = Unfinished::beside(output)?;
         let model = self.model.open()?;
         let engine = self.compute.load(&model, self.progress)?;
         let mut progress = Progress::steps(self.progress, "certifying");
         let name = self.model.path.display().to_string();
         let certificate = certify::certify(&name, &model, &engine, &mut |done, total| progress.update(done, total))?;
-        file.finish(certificate.to_json().as_bytes())?;
+        file.finish_new(certificate.to_json().as_bytes())?;
         drop(progress);
         let tokens: usize = certificate.cases.iter().map(|c| c.tokens.len()).sum();
         if self.json {
@@ -111,7 +112,7 @@ fn print(found: &Comparison) {
     }
 }
 
-/// `token 17 differs first after layer 3; top logit 11.25 for 402 in the certificate, 11.5 for 402 here`
+/// `token 17 is the first that differs, first in: layer 3; its top logit is 11.25 for 402 in the certificate, 11.5 for 402 here`
 fn place(difference: &CaseDifference) -> String {
     let mut text = match difference.token {
         Some(token) => format!("token {token} is the first that differs, first in: {}", difference.stage),
@@ -128,29 +129,4 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path).with_context(named)?.take(MAX_LEN as u64 + 1).read_to_end(&mut bytes).with_context(named)?;
     Ok(bytes)
-}
-
-/// A file that appears under its name when it is whole. Made before the work begins: a place that cannot be written to is
-/// found at once.
-struct Unfinished<'a> {
-    file: tempfile::NamedTempFile,
-    output: &'a Path,
-}
-
-impl<'a> Unfinished<'a> {
-    fn beside(output: &'a Path) -> Result<Self> {
-        anyhow::ensure!(!output.exists(), "{}: exists already; nothing is overwritten", output.display());
-        let folder = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".coffer-").suffix(".partial").permissions(Permissions::from_mode(0o666));
-        let file = builder.tempfile_in(folder).with_context(|| output.display().to_string())?;
-        Ok(Self { file, output })
-    }
-
-    fn finish(mut self, bytes: &[u8]) -> Result<()> {
-        let named = || self.output.display().to_string();
-        self.file.write_all(bytes).and_then(|()| self.file.as_file().sync_all()).with_context(named)?;
-        self.file.persist_noclobber(self.output).map_err(|e| e.error).with_context(named)?;
-        Ok(())
-    }
 }

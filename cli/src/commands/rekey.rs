@@ -5,6 +5,7 @@ use crate::{
     model_input::Identities,
     output, passphrase,
     progress::{Progress, Style},
+    recipients,
 };
 use anyhow::Result;
 use coffer_seal::{
@@ -91,10 +92,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
 
 impl Args {
     fn changes(&self) -> Result<Changes> {
-        let mut add = self.add.iter().map(|text| Recipient::parse(text)).collect::<Result<Vec<_>, _>>()?;
-        for path in &self.recipients_file {
-            add.extend(Recipient::read(path)?);
-        }
+        let mut add = recipients::parse(&self.add, &self.recipients_file)?;
         add.extend(passphrase::new(self.add_passphrase, self.add_passphrase_file.as_ref())?.map(Recipient::passphrase));
         for text in &self.recovery {
             add.push(Recipient::parse(text)?.recovery(true));

@@ -6,16 +6,13 @@ use crate::{
     output,
     progress::{Progress, Style},
     signatures::{ignored, refused},
+    unfinished::Unfinished,
 };
-use anyhow::{Context, Result};
+use anyhow::Result;
 use coffer_evidence::signature::{Signer, Statement};
 use coffer_seal::signing::{Certificate, SigningKey};
 use coffer_store::signed::{Look, statement};
-use std::{
-    io::Write,
-    num::NonZeroUsize,
-    path::{Path, PathBuf},
-};
+use std::{num::NonZeroUsize, path::PathBuf};
 
 /// Sign a model: a directory, a GGUF file, or a sealed one (its content, not its encryption). The signature follows OpenSSF Model
 /// Signing v1, which `coffer verify` and `model_signing verify` check.
@@ -74,7 +71,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let mut progress = Progress::bytes(args.progress, "hashing");
     let statement = statement(&args.path, &look, &mut |done, total| progress.update(done, total)).map_err(refused)?;
     drop(progress);
-    write(&args.output, signer.sign(&statement)?.as_bytes())?;
+    Unfinished::beside(&args.output)?.finish(signer.sign(&statement)?.as_bytes())?;
     tell(&args, fingerprint, &statement)
 }
 
@@ -96,19 +93,4 @@ fn tell(args: &Args, key: String, statement: &Statement) -> Result<()> {
         args.output.display()
     );
     Ok(())
-}
-
-/// Whole or not at all.
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let failed = || path.display().to_string();
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().permissions(mode()).tempfile_in(folder).with_context(failed)?;
-    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).with_context(failed)?;
-    file.persist(path).with_context(failed)?;
-    Ok(())
-}
-
-/// As any new file: a signature is for everybody.
-fn mode() -> std::fs::Permissions {
-    std::os::unix::fs::PermissionsExt::from_mode(0o666)
 }

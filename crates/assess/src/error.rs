@@ -75,7 +75,7 @@ pub enum AssessError {
         model: String,
         /// Question of the suite.
         case: String,
-        /// `whole`, `cut` or `batched`.
+        /// `cut` or `batched`.
         way: &'static str,
     },
     /// The model could not be loaded or run.

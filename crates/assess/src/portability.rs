@@ -95,7 +95,7 @@ pub fn check(name: &str, model: &Model, tokens: &[u32], options: &PortabilityOpt
 }
 
 impl Feeding {
-    pub(crate) const ALL: [Feeding; 3] = [Feeding::Whole, Feeding::Cut, Feeding::Batched];
+    const ALL: [Feeding; 3] = [Feeding::Whole, Feeding::Cut, Feeding::Batched];
 
     /// `whole`, `cut`, `batched`.
     pub fn name(self) -> &'static str {

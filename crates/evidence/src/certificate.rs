@@ -3,7 +3,6 @@
 
 use crate::{LogitsDigest, PartDigest, VariantDigest, WeightsDigest};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
 /// Version of the format.
@@ -170,11 +169,7 @@ impl Trace {
 
 /// Eight hex digits that stand for `values`: the first bytes of the SHA-256 of their bits, little-endian.
 pub fn mark(values: &[f32]) -> String {
-    let mut hasher = Sha256::new();
-    let mut bytes = Vec::with_capacity(values.len() * 4);
-    bytes.extend(values.iter().flat_map(|x| x.to_bits().to_le_bytes()));
-    hasher.update(&bytes);
-    hex::encode(&hasher.finalize()[..MARK])
+    hex::encode(&LogitsDigest::of(values).0[..MARK])
 }
 
 /// Why a certificate was refused.
