@@ -2,6 +2,9 @@
 
 mod commands;
 mod engine;
+mod machine;
+mod seal;
+mod sealed;
 
 use crate::peers::Peers;
 use anyhow::{Context, Result};
@@ -13,7 +16,7 @@ pub(crate) struct Args {
     /// Job to measure
     #[arg(value_enum)]
     name: Name,
-    /// Print an array of {name, ours, peer, unit, ratio} instead of a table
+    /// Print an array of {name, ours, peer, unit, ratio, aim} instead of a table
     #[arg(long)]
     json: bool,
     /// Measure each so many times and quote the median
@@ -27,7 +30,7 @@ enum Name {
     Engine,
     /// Quantizing beside llama-quantize
     Quantize,
-    /// Sealing and opening beside age, with cp for scale
+    /// Sealing and opening beside age and a synced copy; sealed models beside plain ones
     Seal,
 }
 
@@ -39,16 +42,26 @@ pub(crate) struct Row {
     peer: f64,
     unit: &'static str,
     ratio: f64,
+    /// The ratio that the project sets itself, where it does.
+    aim: Option<f64>,
 }
 
 impl Row {
     /// Something of which more is better.
     pub(crate) fn rate(name: impl Into<String>, ours: f64, peer: f64, unit: &'static str) -> Self {
-        Self { name: name.into(), ours, peer, unit, ratio: ours / peer }
+        Self { name: name.into(), ours, peer, unit, ratio: ours / peer, aim: None }
     }
     /// Something of which less is better.
     pub(crate) fn cost(name: impl Into<String>, ours: f64, peer: f64, unit: &'static str) -> Self {
-        Self { name: name.into(), ours, peer, unit, ratio: peer / ours }
+        Self { name: name.into(), ours, peer, unit, ratio: peer / ours, aim: None }
+    }
+    /// With the ratio that it should have at least.
+    pub(crate) fn aim(self, ratio: f64) -> Self {
+        Self { aim: Some(ratio), ..self }
+    }
+    /// With the times as much as the peer that it may take at most.
+    pub(crate) fn at_most(self, times: f64) -> Self {
+        self.aim(1.0 / times)
     }
 }
 
@@ -58,7 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let rows = match args.name {
         Name::Engine => engine::rows(&peers, args.repeat)?,
         Name::Quantize => commands::quantize(&peers, args.repeat)?,
-        Name::Seal => commands::seal(&peers, args.repeat)?,
+        Name::Seal => seal::rows(&peers, args.repeat)?,
     };
     if args.json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
@@ -67,7 +80,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let width = rows.iter().map(|r| r.name.len()).max().unwrap_or(0).max(8);
     println!("{:width$}  {:>10}  {:>10}  {:6}  {:>6}", "", "ours", "peer", "", "ratio");
     for r in &rows {
-        println!("{:width$}  {:>10.2}  {:>10.2}  {:6}  {:>5.2}x", r.name, r.ours, r.peer, r.unit, r.ratio);
+        let aim =
+            r.aim.map(|aim| format!("  aim {aim:.2}x: {}", if r.ratio >= aim { "met" } else { "missed" })).unwrap_or_default();
+        println!("{:width$}  {:>10.2}  {:>10.2}  {:6}  {:>5.2}x{aim}", r.name, r.ours, r.peer, r.unit, r.ratio);
     }
     println!("ratio above 1: ours is better; median of {} alternating runs", args.repeat);
     Ok(())
@@ -79,12 +94,20 @@ pub(crate) fn alternate(
     mut ours: impl FnMut() -> Result<f64>,
     mut peer: impl FnMut() -> Result<f64>,
 ) -> Result<(f64, f64)> {
-    let (mut a, mut b) = (Vec::new(), Vec::new());
-    for _ in 0..repeat.max(1) {
-        a.push(ours()?);
-        b.push(peer()?);
+    let [ours, peer] = rotate(repeat, [&mut ours, &mut peer])?;
+    Ok((ours, peer))
+}
+
+/// Median of each side over `repeat` rounds, each of which another side begins.
+pub(crate) fn rotate<const N: usize>(repeat: usize, sides: [&mut dyn FnMut() -> Result<f64>; N]) -> Result<[f64; N]> {
+    let mut values = [const { Vec::new() }; N];
+    for round in 0..repeat.max(1) {
+        for place in 0..N {
+            let side = (round + place) % N;
+            values[side].push(sides[side]()?);
+        }
     }
-    Ok((median(a), median(b)))
+    Ok(values.map(median))
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -2,7 +2,7 @@
 
 mod clients;
 mod containers;
-mod exec;
+pub(crate) mod exec;
 mod keys;
 mod kills;
 mod numbers;

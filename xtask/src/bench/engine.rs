@@ -34,7 +34,7 @@ pub(crate) fn rows(peers: &Peers, repeat: usize) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn quantized(peers: &Peers, model: &Path, kind: &str) -> Result<PathBuf> {
+pub(super) fn quantized(peers: &Peers, model: &Path, kind: &str) -> Result<PathBuf> {
     let out = peers.cache().join(format!("synthetic-1b-{kind}.gguf"));
     if !out.exists() {
         output(peers.coffer("quantize")?.arg(model).args(["--type", kind, "-o"]).arg(&out))?;

@@ -11,7 +11,7 @@ use std::{
     process::Command,
 };
 
-const PROMPT: &str = "The capital of France is";
+pub(crate) const PROMPT: &str = "The capital of France is";
 
 /// A bundle and the key that opens it.
 pub(crate) struct Sealed {
@@ -51,16 +51,27 @@ pub(crate) fn llama_completion(peers: &Peers, folder: &Path) -> Result<Outcome> 
 /// llama-server on the same, asked over HTTP and then told to end.
 pub(crate) fn llama_server(peers: &Peers, folder: &Path) -> Result<Outcome> {
     let (llama, gguf) = (peers.llama("llama-server")?, peers.smollm2()?);
-    let ask = |model: &Path, mut server: Command| -> Result<String> {
-        server.arg("-m").arg(model).args(["-t", "2", "-c", "256", "--host", "127.0.0.1", "--port"]);
-        let (program, arguments) =
-            (server.get_program().to_owned(), server.get_args().map(ToOwned::to_owned).collect::<Vec<_>>());
-        output(Command::new(peers.python()?).arg(peers.script("llama_server.py")).arg(PROMPT).arg(program).args(arguments))
-    };
+    let ask = |model: &Path, server: Command| Ok::<_, anyhow::Error>(ask_server(peers, server, model, 24)?.content);
     let plain = ask(&gguf, Command::new(&llama))?;
     let sealed = ask("{}".as_ref(), Sealed::new(peers, &gguf, folder)?.exec(peers, &llama)?)?;
     ensure!(plain == sealed, "plain {plain:?}, sealed {sealed:?}");
     Ok(Outcome::Passed(format!("the same answer {:?}", plain.trim())))
+}
+
+/// What a server said.
+#[derive(serde::Deserialize)]
+pub(crate) struct Answer {
+    content: String,
+    /// From its start to this answer.
+    pub(crate) seconds: f64,
+}
+
+/// Starts `server` with `model`, asks it once for so many tokens and ends it.
+pub(crate) fn ask_server(peers: &Peers, mut server: Command, model: &Path, tokens: usize) -> Result<Answer> {
+    server.arg("-m").arg(model).args(["-t", "2", "-c", "256", "--host", "127.0.0.1", "--port"]);
+    let mut script = Command::new(peers.python()?);
+    script.arg(peers.script("llama_server.py")).arg(PROMPT).arg(tokens.to_string());
+    Ok(serde_json::from_str(&output(script.arg(server.get_program()).args(server.get_args()))?)?)
 }
 
 /// transformers on scribe-8m's directory, whose safetensors it maps.
