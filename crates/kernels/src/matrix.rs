@@ -57,8 +57,7 @@ impl Matrix {
         let panel = &self.panels()[row / LANES * self.panel_bytes..][..self.panel_bytes];
         let mut raw = vec![0; self.panel_bytes / LANES];
         for (block, packed) in raw.chunks_exact_mut(block_bytes).zip(panel.chunks_exact(block_bytes * LANES)) {
-            gather(fields, packed, row % LANES, block);
-            recode(self.dtype, block, Direction::Unpack);
+            unpack_block(fields, packed, row % LANES, block);
         }
         raw
     }
@@ -95,7 +94,10 @@ impl std::fmt::Debug for Matrix {
 #[derive(Debug)]
 pub struct MatrixBuilder {
     matrix: Matrix,
-    filled: usize,
+    /// Rows that are packed: whole panels.
+    packed: usize,
+    /// Rows that came and do not fill a panel yet.
+    waiting: Vec<u8>,
 }
 
 impl MatrixBuilder {
@@ -117,7 +119,7 @@ impl MatrixBuilder {
         let mut lines = Vec::new();
         lines.try_reserve_exact(bytes.div_ceil(size_of::<Line>())).map_err(|_| MatrixError::Memory(bytes))?;
         lines.resize(bytes.div_ceil(size_of::<Line>()), Line([0; 64]));
-        Ok(Self { matrix: Matrix { dtype, rows, cols, panel_bytes, lines }, filled: 0 })
+        Ok(Self { matrix: Matrix { dtype, rows, cols, panel_bytes, lines }, packed: 0, waiting: Vec::new() })
     }
 
     /// Packs the next whole rows.
@@ -125,14 +127,24 @@ impl MatrixBuilder {
     /// # Errors
     /// [`MatrixError::Length`] if the bytes are no whole rows, or more than are missing.
     pub fn push_rows(&mut self, bytes: &[u8]) -> Result<(), MatrixError> {
-        let row_bytes = self.matrix.panel_bytes / LANES;
-        let missing = (self.matrix.rows - self.filled) * row_bytes;
+        let row_bytes = self.row_bytes();
+        let missing = (self.matrix.rows - self.packed) * row_bytes - self.waiting.len();
         if bytes.len() > missing || !bytes.len().is_multiple_of(row_bytes.max(1)) {
-            return Err(MatrixError::Length { got: self.filled * row_bytes + bytes.len(), want: self.matrix.rows * row_bytes });
+            return Err(self.length(bytes.len()));
         }
-        for row in bytes.chunks_exact(row_bytes.max(1)) {
-            self.pack_row(row);
+        let mut rest = bytes;
+        if !self.waiting.is_empty() {
+            let (more, after) = rest.split_at(rest.len().min(self.matrix.panel_bytes - self.waiting.len()));
+            self.waiting.extend_from_slice(more);
+            rest = after;
+            if self.waiting.len() == self.matrix.panel_bytes {
+                let rows = std::mem::take(&mut self.waiting);
+                self.pack_panel(&rows);
+            }
         }
+        let mut panels = rest.chunks_exact(self.matrix.panel_bytes.max(1));
+        panels.by_ref().for_each(|rows| self.pack_panel(rows));
+        self.waiting.extend_from_slice(panels.remainder());
         Ok(())
     }
 
@@ -140,27 +152,42 @@ impl MatrixBuilder {
     ///
     /// # Errors
     /// [`MatrixError::Length`] if some did not.
-    pub fn finish(self) -> Result<Matrix, MatrixError> {
-        let row_bytes = self.matrix.panel_bytes / LANES;
-        match self.filled * row_bytes == self.matrix.rows * row_bytes {
-            true => Ok(self.matrix),
-            false => Err(MatrixError::Length { got: self.filled * row_bytes, want: self.matrix.rows * row_bytes }),
+    pub fn finish(mut self) -> Result<Matrix, MatrixError> {
+        let row_bytes = self.row_bytes();
+        if self.packed * row_bytes + self.waiting.len() != self.matrix.rows * row_bytes {
+            return Err(self.length(0));
         }
+        if !self.waiting.is_empty() {
+            let mut rows = std::mem::take(&mut self.waiting);
+            rows.resize(self.matrix.panel_bytes, 0);
+            self.pack_panel(&rows);
+        }
+        Ok(self.matrix)
     }
 
-    fn pack_row(&mut self, row: &[u8]) {
+    fn row_bytes(&self) -> usize {
+        self.matrix.panel_bytes / LANES
+    }
+
+    fn length(&self, more: usize) -> MatrixError {
+        let row_bytes = self.row_bytes();
+        let got = self.packed * row_bytes + self.waiting.len() + more;
+        MatrixError::Length { got, want: self.matrix.rows * row_bytes }
+    }
+
+    /// Packs the raw rows of the next panel.
+    fn pack_panel(&mut self, rows: &[u8]) {
         let Matrix { dtype, panel_bytes, .. } = self.matrix;
-        let (block_bytes, fields) = (dtype.block_bytes(), fields(dtype));
-        let (panel, lane) = (self.filled / LANES * panel_bytes, self.filled % LANES);
-        let panel = &mut self.matrix.panels_mut()[panel..][..panel_bytes];
-        let mut block = [0; 256];
-        let block = &mut block[..block_bytes];
-        for (raw, packed) in row.chunks_exact(block_bytes).zip(panel.chunks_exact_mut(block_bytes * LANES)) {
-            block.copy_from_slice(raw);
-            recode(dtype, block, Direction::Pack);
-            scatter(fields, block, lane, packed);
+        let panel = &mut self.matrix.panels_mut()[self.packed / LANES * panel_bytes..][..panel_bytes];
+        let row_bytes = panel_bytes / LANES;
+        let rows: [&[u8]; LANES] = std::array::from_fn(|lane| &rows[lane * row_bytes..][..row_bytes]);
+        match dtype {
+            // One field a block: the whole panel is one run of them.
+            DType::F32 => transpose::<4>(rows, panel),
+            DType::F16 | DType::BF16 => transpose::<2>(rows, panel),
+            _ => pack_blocks(dtype, rows, panel),
         }
-        self.filled += 1;
+        self.packed += LANES;
     }
 }
 
@@ -175,73 +202,110 @@ struct Field {
     /// Bytes of each.
     size: usize,
     count: usize,
+    code: Code,
+}
+
+/// What little packing changes inside a field.
+#[derive(Clone, Copy)]
+enum Code {
+    Same,
+    /// Q8_0's codes become unsigned.
+    Unsigned,
+    /// Q5's high bits move to where one shift per word finds them: that of column 4v + j from bit 4v + j to bit 8j + v.
+    HighBits,
 }
 
 /// Fields of a block in panel order; empty for types without a product. GGUF's own layouts, see ggml-common.h in llama.cpp.
 fn fields(dtype: DType) -> &'static [Field] {
+    use Code::{HighBits, Same, Unsigned};
     macro_rules! fields {
-        ($($at:literal: $count:literal x $size:literal),*) => { const { &[$(Field { at: $at, size: $size, count: $count }),*] } };
+        ($($at:literal: $count:literal x $size:literal $code:ident),*) => {
+            const { &[$(Field { at: $at, size: $size, count: $count, code: $code }),*] }
+        };
     }
     match dtype {
-        DType::F32 => fields![0: 1 x 4],
-        DType::F16 | DType::BF16 => fields![0: 1 x 2],
-        DType::Q8_0 => fields![2: 8 x 4, 0: 1 x 2],
-        DType::Q4_0 => fields![2: 4 x 4, 0: 1 x 2],
-        DType::Q4_1 => fields![4: 4 x 4, 0: 2 x 2],
-        DType::Q5_0 => fields![6: 4 x 4, 2: 1 x 4, 0: 1 x 2],
-        DType::Q5_1 => fields![8: 4 x 4, 4: 1 x 4, 0: 2 x 2],
-        DType::Q4_K => fields![16: 32 x 4, 4: 3 x 4, 0: 2 x 2],
-        DType::Q5_K => fields![48: 32 x 4, 16: 8 x 4, 4: 3 x 4, 0: 2 x 2],
-        DType::Q6_K => fields![0: 32 x 4, 128: 16 x 4, 192: 4 x 4, 208: 1 x 2],
+        DType::F32 => fields![0: 1 x 4 Same],
+        DType::F16 | DType::BF16 => fields![0: 1 x 2 Same],
+        DType::Q8_0 => fields![2: 8 x 4 Unsigned, 0: 1 x 2 Same],
+        DType::Q4_0 => fields![2: 4 x 4 Same, 0: 1 x 2 Same],
+        DType::Q4_1 => fields![4: 4 x 4 Same, 0: 2 x 2 Same],
+        DType::Q5_0 => fields![6: 4 x 4 Same, 2: 1 x 4 HighBits, 0: 1 x 2 Same],
+        DType::Q5_1 => fields![8: 4 x 4 Same, 4: 1 x 4 HighBits, 0: 2 x 2 Same],
+        DType::Q4_K => fields![16: 32 x 4 Same, 4: 3 x 4 Same, 0: 2 x 2 Same],
+        DType::Q5_K => fields![48: 32 x 4 Same, 16: 8 x 4 Same, 4: 3 x 4 Same, 0: 2 x 2 Same],
+        DType::Q6_K => fields![0: 32 x 4 Same, 128: 16 x 4 Same, 192: 4 x 4 Same, 208: 1 x 2 Same],
         _ => &[],
     }
 }
 
-/// Copies the fields of one raw block into its lane of a panel block.
-fn scatter(fields: &[Field], block: &[u8], lane: usize, packed: &mut [u8]) {
-    let mut at = 0;
-    for field in fields {
-        for raw in block[field.at..][..field.count * field.size].chunks_exact(field.size) {
-            packed[at + lane * field.size..][..field.size].copy_from_slice(raw);
-            at += LANES * field.size;
+/// Packs rows of blocks with several fields into their panel.
+fn pack_blocks(dtype: DType, rows: [&[u8]; LANES], panel: &mut [u8]) {
+    let (block_bytes, fields) = (dtype.block_bytes(), fields(dtype));
+    for (i, mut packed) in panel.chunks_exact_mut(block_bytes * LANES).enumerate() {
+        for field in fields {
+            let bytes = field.count * field.size;
+            let (run, rest) = packed.split_at_mut(bytes * LANES);
+            let raw = rows.map(|row| &row[i * block_bytes + field.at..][..bytes]);
+            match field.size {
+                2 => transpose::<2>(raw, run),
+                _ => transpose::<4>(raw, run),
+            }
+            field.code.pack(run);
+            packed = rest;
         }
     }
 }
 
-/// The inverse of [`scatter`].
-fn gather(fields: &[Field], packed: &[u8], lane: usize, block: &mut [u8]) {
+/// From 16 runs of fields of `SIZE` bytes to one run of their 16 lanes.
+fn transpose<const SIZE: usize>(rows: [&[u8]; LANES], packed: &mut [u8]) {
+    let rows = rows.map(|row| row.as_chunks::<SIZE>().0);
+    for (i, lanes) in packed.as_chunks_mut::<SIZE>().0.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+        for (lane, row) in lanes.iter_mut().zip(rows) {
+            *lane = row[i];
+        }
+    }
+}
+
+/// Takes one lane out of a panel block.
+fn unpack_block(fields: &[Field], packed: &[u8], lane: usize, block: &mut [u8]) {
     let mut at = 0;
     for field in fields {
-        for raw in block[field.at..][..field.count * field.size].chunks_exact_mut(field.size) {
+        let raw = &mut block[field.at..][..field.count * field.size];
+        for raw in raw.chunks_exact_mut(field.size) {
             raw.copy_from_slice(&packed[at + lane * field.size..][..field.size]);
             at += LANES * field.size;
         }
+        field.code.unpack(raw);
     }
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Direction {
-    Pack,
-    Unpack,
+impl Code {
+    fn pack(self, run: &mut [u8]) {
+        match self {
+            Self::Same => {}
+            Self::Unsigned => run.iter_mut().for_each(|code| *code ^= 0x80),
+            Self::HighBits => each_word(run, |old| (0..32).fold(0, |new, bit| new | (old >> bit & 1) << moved(bit))),
+        }
+    }
+
+    fn unpack(self, run: &mut [u8]) {
+        match self {
+            Self::Same => {}
+            Self::Unsigned => self.pack(run),
+            Self::HighBits => each_word(run, |old| (0..32).fold(0, |new, bit| new | (old >> moved(bit) & 1) << bit)),
+        }
+    }
 }
 
-/// What little changes inside a block: Q8_0's codes become unsigned, and Q5's high bits move to where one shift per word
-/// finds them: that of column 4v + j from bit 4v + j to bit 8j + v.
-fn recode(dtype: DType, block: &mut [u8], direction: Direction) {
-    let high_at = match dtype {
-        DType::Q8_0 => return block[2..].iter_mut().for_each(|code| *code ^= 0x80),
-        DType::Q5_0 => 2,
-        DType::Q5_1 => 4,
-        _ => return,
-    };
-    let high = &mut block[high_at..high_at + 4];
-    let old = u32::from_le_bytes([high[0], high[1], high[2], high[3]]);
-    let new = (0..32).fold(0, |new, bit| {
-        let moved = 8 * (bit % 4) + bit / 4;
-        let (from, to) = if direction == Direction::Pack { (bit, moved) } else { (moved, bit) };
-        new | (old >> from & 1) << to
-    });
-    high.copy_from_slice(&new.to_le_bytes());
+/// Where packing moves a high bit.
+fn moved(bit: u32) -> u32 {
+    8 * (bit % 4) + bit / 4
+}
+
+fn each_word(run: &mut [u8], change: impl Fn(u32) -> u32) {
+    for word in run.as_chunks_mut::<4>().0 {
+        *word = change(u32::from_le_bytes(*word)).to_le_bytes();
+    }
 }
 
 /// Why a matrix could not be packed.
