@@ -17,6 +17,7 @@ mod settings;
 mod signatures;
 mod supervise;
 mod unfinished;
+mod work;
 
 use clap::FromArgMatches;
 use std::process::ExitCode;

@@ -5,7 +5,7 @@ use crate::{
     hygiene,
     passphrase::{self, Terminal},
     progress::{Progress, Style},
-    signatures::Demanded,
+    signatures::DemandedOfOne,
 };
 use anyhow::{Context, Result};
 use coffer_engine::{Engine, LoadOptions};
@@ -13,10 +13,16 @@ use coffer_kernels::Isa;
 use coffer_seal::{Identity, bundle::Bundle};
 use coffer_store::Model;
 use std::{
+    cell::OnceCell,
+    io::Write,
     num::NonZeroUsize,
     path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
     sync::Arc,
 };
+use zeroize::Zeroizing;
+
+const STANDARD_INPUT: &str = "/dev/stdin";
 
 /// Keys for sealed models.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -33,11 +39,38 @@ pub(crate) struct Identities {
     /// Open a sealed model although this key has opened a newer epoch of it: its old content, and who could read that, come back
     #[arg(long)]
     allow_rollback: bool,
+    /// Read when they are first needed, and once: a pipe gives a passphrase but once, and nobody wants to be asked twice.
+    #[arg(skip)]
+    keys: OnceCell<Arc<Keys>>,
+}
+
+/// What the flags stand for.
+struct Keys {
+    identities: Vec<Identity>,
+    passphrase: Option<Zeroizing<String>>,
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} keys", self.identities.len())
+    }
 }
 
 impl Identities {
-    /// Reads the key files, after this process was made one that may hold keys.
-    pub(crate) fn load(&self) -> Result<Vec<Identity>> {
+    /// The keys, read after this process was made one that may hold keys.
+    pub(crate) fn load(&self) -> Result<&[Identity]> {
+        self.keys().map(|keys| &*keys.identities)
+    }
+
+    fn keys(&self) -> Result<&Keys> {
+        if let Some(keys) = self.keys.get() {
+            return Ok(keys);
+        }
+        let keys = Arc::new(self.read()?);
+        Ok(self.keys.get_or_init(|| keys))
+    }
+
+    fn read(&self) -> Result<Keys> {
         if self.given() {
             hygiene::protect();
         }
@@ -48,8 +81,9 @@ impl Identities {
         if self.allow_rollback {
             all = all.into_iter().map(Identity::allowing_rollback).collect();
         }
-        all.extend(passphrase::existing(self.passphrase, self.passphrase_file.as_deref())?.map(Identity::passphrase));
-        Ok(all)
+        let passphrase = passphrase::existing(self.passphrase, self.passphrase_file.as_deref())?.map(Zeroizing::new);
+        all.extend(passphrase.as_ref().map(|text| Identity::passphrase(text.to_string())));
+        Ok(Keys { identities: all, passphrase })
     }
 
     /// Whether there is anything to open a sealed model with.
@@ -57,23 +91,33 @@ impl Identities {
         !self.identity.is_empty() || self.passphrase || self.passphrase_file.is_some()
     }
 
-    /// The key files, to hand them on.
-    pub(crate) fn paths(&self) -> &[PathBuf] {
-        &self.identity
+    /// Runs a command of this program with the same keys. The passphrase goes through its standard input, where no other process
+    /// can look.
+    pub(crate) fn run(&self, command: &mut Command) -> Result<Output> {
+        for path in &self.identity {
+            command.arg("--identity").arg(path);
+        }
+        command.args(self.allow_rollback.then_some("--allow-rollback"));
+        let passphrase = self.keys()?.passphrase.as_ref();
+        if passphrase.is_some() {
+            command.args(["--passphrase-file", STANDARD_INPUT]);
+        }
+        let input = if passphrase.is_some() { Stdio::piped() } else { Stdio::null() };
+        let mut child = command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        if let (Some(passphrase), Some(mut input)) = (passphrase, child.stdin.take()) {
+            // It fails only if the command has ended already, and its output says why.
+            let _ = input.write_all(passphrase.as_bytes());
+        }
+        Ok(child.wait_with_output()?)
     }
 
     /// Reads the key files for `path`, which must be named if it is sealed.
-    pub(crate) fn load_for(&self, path: &Path) -> Result<Vec<Identity>> {
+    pub(crate) fn load_for(&self, path: &Path) -> Result<&[Identity]> {
         if !self.given() && Bundle::is_bundle(path) {
             let what = format!("{} is sealed; name the key that opens it with --identity (or --passphrase)", path.display());
             return Err(Usage(what).into());
         }
         self.load()
-    }
-
-    /// Opens a model, plain or sealed.
-    pub(crate) fn open(&self, path: &Path) -> Result<Model> {
-        Ok(coffer_store::open(path, &self.load_for(path)?)?)
     }
 }
 
@@ -86,18 +130,19 @@ pub(crate) struct ModelArgs {
     #[command(flatten)]
     pub(crate) identities: Identities,
     #[command(flatten)]
-    demanded: Demanded,
+    pub(crate) signed: DemandedOfOne,
 }
 
 impl ModelArgs {
     /// Whether it may be used only if it is signed.
     pub(crate) fn must_be_signed(&self) -> bool {
-        self.demanded.given()
+        self.signed.demanded.public().is_some()
     }
 
     /// Opens it, plain or sealed; only if it is what was signed, where a signature is demanded.
     pub(crate) fn open(&self) -> Result<Model> {
-        self.demanded.open(&self.path, &self.identities.load_for(&self.path)?)
+        let files = self.signed.files(&self.path, self.identities.load_for(&self.path)?)?;
+        Ok(coffer_store::open_files(&self.path, files)?)
     }
 }
 
@@ -146,7 +191,7 @@ impl Identities {
         if !Bundle::is_bundle(path) {
             return read_text(path);
         }
-        let files = coffer_store::FileSet::open(path, &self.load_for(path)?)?;
+        let files = coffer_store::FileSet::open(path, self.load_for(path)?)?;
         let [(name, _)] = files.list() else {
             anyhow::bail!("{}: {} files are in it, where one text is wanted", path.display(), files.list().len());
         };

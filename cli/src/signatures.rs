@@ -21,14 +21,21 @@ use std::{
 /// Name of a signature inside a directory, as `model_signing` has it.
 const INSIDE: &str = "model.sig";
 
-/// The signature that a model must carry to be used.
+/// Who must have signed the models that are used.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub(crate) struct Demanded {
-    /// Use the model only if this key signed every file of it: a public key in PEM, or the certificate that vouches for the
-    /// signing one
+    /// Use a model or adapter only if this key signed every file of it (MODEL/model.sig or MODEL.sig): a public key in PEM, or the
+    /// certificate that vouches for the signing one
     #[arg(long, value_name = "PUB")]
     require_signature: Option<PathBuf>,
-    /// The signature to check [default: MODEL/model.sig or MODEL.sig]
+}
+
+/// The same, where there is one model, whose signature can lie anywhere.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub(crate) struct DemandedOfOne {
+    #[command(flatten)]
+    pub(crate) demanded: Demanded,
+    /// The model's signature, if it does not lie there
     #[arg(long, value_name = "SIG", requires = "require_signature")]
     signature: Option<PathBuf>,
 }
@@ -40,28 +47,37 @@ pub(crate) struct Checked {
 }
 
 impl Demanded {
-    /// Whether a signature must be there.
-    pub(crate) fn given(&self) -> bool {
-        self.require_signature.is_some()
+    /// Who that is, to hand it on.
+    pub(crate) fn public(&self) -> Option<&Path> {
+        self.require_signature.as_deref()
     }
 
-    /// Checks the signature of the model at `path`; `None` if none is demanded. The model itself is not looked at yet.
-    pub(crate) fn check(&self, path: &Path) -> Result<Option<Checked>> {
+    /// Files of a model or adapter; if a signature is demanded, only so that every read is held against it.
+    pub(crate) fn files(&self, path: &Path, identities: &[Identity]) -> Result<FileSet> {
+        files(path, identities, self.check(path, None)?)
+    }
+
+    /// Opens a model, likewise.
+    pub(crate) fn open(&self, path: &Path, identities: &[Identity]) -> Result<Model> {
+        Ok(coffer_store::open_files(path, self.files(path, identities)?)?)
+    }
+
+    fn check(&self, path: &Path, signature: Option<&Path>) -> Result<Option<Checked>> {
         let Some(public) = &self.require_signature else { return Ok(None) };
-        let signature = match &self.signature {
-            Some(signature) => signature.clone(),
-            None => find(path)?,
-        };
+        let signature = signature.map_or_else(|| find(path), |signature| Ok(signature.to_owned()))?;
         check(path, &signature, &Trust::read(public)?, &[]).map(Some)
     }
+}
 
-    /// Opens the model at `path`; if a signature is demanded, only so that every read is held against it.
-    pub(crate) fn open(&self, path: &Path, identities: &[Identity]) -> Result<Model> {
-        let Some(checked) = self.check(path)? else { return Ok(coffer_store::open(path, identities)?) };
-        let mut progress = Progress::bytes(Style::Auto, "verifying");
-        let look = look(identities, &checked.ignored);
-        let opened = signed::open_signed(path, &look, &checked.signed, &mut |done, total| progress.update(done, total));
-        opened.map_err(refused)
+impl DemandedOfOne {
+    /// Checks the signature of the model at `path`; `None` if none is demanded. The model itself is not looked at yet.
+    pub(crate) fn check(&self, path: &Path) -> Result<Option<Checked>> {
+        self.demanded.check(path, self.signature.as_deref())
+    }
+
+    /// As [`Demanded::files`].
+    pub(crate) fn files(&self, path: &Path, identities: &[Identity]) -> Result<FileSet> {
+        files(path, identities, self.check(path)?)
     }
 }
 
@@ -71,6 +87,13 @@ impl Checked {
         let mut progress = Progress::bytes(style, "verifying");
         let files = signed::files(path, look, &self.signed, &mut |done, total| progress.update(done, total));
         files.map_err(refused)
+    }
+}
+
+fn files(path: &Path, identities: &[Identity], checked: Option<Checked>) -> Result<FileSet> {
+    match checked {
+        None => Ok(FileSet::open(path, identities)?),
+        Some(checked) => checked.files(path, &look(identities, &checked.ignored), Style::Auto),
     }
 }
 

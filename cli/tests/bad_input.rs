@@ -4,7 +4,7 @@
 
 mod coffer;
 
-use coffer::{Folder, Run, asset, run};
+use coffer::{Folder, Run, asset, copy, run};
 use std::{fs, net::TcpListener, path::Path, process::Command};
 
 /// The run must end with `code`, say each of `says` on stderr, and not panic.
@@ -15,17 +15,6 @@ fn refused(run: &Run, code: i32, says: &[&str]) {
         assert!(run.stderr.contains(say), "{say:?} is not in: {}", run.stderr);
     }
     assert!(!run.stderr.contains("panicked"), "{}", run.stderr);
-}
-
-/// A copy of the project's model, to be spoilt.
-fn copy(folder: &Folder, name: &str) -> String {
-    let to = folder.path(name);
-    fs::create_dir(&to).unwrap();
-    for entry in fs::read_dir(asset("models/scribe-8m")).unwrap() {
-        let path = entry.unwrap().path();
-        fs::copy(&path, Path::new(&to).join(path.file_name().unwrap())).unwrap();
-    }
-    to
 }
 
 #[test]

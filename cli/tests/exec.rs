@@ -61,7 +61,8 @@ impl Sealed {
 
     /// Starts a shell that prints a line and then waits; gives that line.
     fn start(&self, script: &str) -> (Child, String) {
-        let mut child = command(&self.arguments(&["sh", "-c", script, "{}"])).stdout(Stdio::piped()).spawn().unwrap();
+        let mut command = command(&self.arguments(&["sh", "-c", script, "{}"]));
+        let mut child = command.env("TMPDIR", self.folder.root()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         (child, line.trim().to_owned())
@@ -191,6 +192,14 @@ fn the_command_dies_with_a_killed_coffer() {
         assert!(begin.elapsed() < Duration::from_secs(5), "{pid} outlives coffer");
         thread::sleep(Duration::from_millis(10));
     }
+    // The folder that its mount was on is empty, and the next run removes it.
+    let left = || {
+        fs::read_dir(sealed.folder.root()).unwrap().any(|e| e.unwrap().file_name().to_string_lossy().starts_with("coffer-exec-"))
+    };
+    assert!(left() || !sealed.fuse());
+    let mut next = command(&sealed.arguments(&["true", "{}"]));
+    assert!(next.env("TMPDIR", sealed.folder.root()).status().unwrap().success());
+    assert!(!left());
 }
 
 #[test]

@@ -5,6 +5,8 @@ use crate::{
     model_input::{Compute, Identities, read_text},
     output::Table,
     progress::{Progress, Style},
+    signatures::Demanded,
+    unfinished::Unfinished,
 };
 use anyhow::{Context, Result, ensure};
 use coffer_assess::{
@@ -15,7 +17,7 @@ use coffer_store::Model;
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
 };
 
 /// Measure variants against a reference: quality, size, speed, memory, whether the bits are the same everywhere. A
@@ -49,6 +51,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     identities: Identities,
     #[command(flatten)]
+    signed: Demanded,
+    #[command(flatten)]
     compute: Compute,
     /// Print the report as JSON
     #[arg(long)]
@@ -68,10 +72,12 @@ pub(crate) fn run(args: Args) -> Result<()> {
         .map(|p| Ok::<_, anyhow::Error>(Policy::parse(&read_text(p)?, &p.display().to_string())?))
         .transpose()?;
     let paths: Vec<(String, PathBuf)> = args.variant.iter().map(|v| named(v)).collect();
-    let reference = args.identities.open(&args.reference)?;
-    let models = paths.iter().map(|(_, p)| args.identities.open(p)).collect::<Result<Vec<_>>>()?;
+    let open = |path: &Path| args.signed.open(path, args.identities.load_for(path)?);
+    let reference = open(&args.reference)?;
+    let models = paths.iter().map(|(_, path)| open(path)).collect::<Result<Vec<_>>>()?;
     let subject = |name: &str, path: &Path, model| -> Result<Subject<'_>> {
-        let resources = (!args.no_speed).then(|| measure_alone(path, &args.identities, args.compute)).transpose()?;
+        let resources =
+            (!args.no_speed).then(|| measure_alone(path, &args.identities, &args.signed, args.compute)).transpose()?;
         Ok(Subject { name: name.to_owned(), made: path.display().to_string(), model, resources, scan: scan(path, model) })
     };
     let base = subject(&named(&args.reference.display().to_string()).0, &args.reference, &reference)?;
@@ -119,14 +125,13 @@ pub(crate) fn assessed(
 }
 
 /// Speed and peak memory of a model, measured in a process of its own.
-pub(crate) fn measure_alone(path: &Path, identities: &Identities, compute: Compute) -> Result<Resources> {
+pub(crate) fn measure_alone(path: &Path, identities: &Identities, signed: &Demanded, compute: Compute) -> Result<Resources> {
     let mut child = Command::new(std::env::current_exe()?);
-    child.arg("eval").arg(path).args(["--speed", "--json", "--progress", "none"]);
-    for path in identities.paths() {
-        child.arg("--identity").arg(path);
+    child.arg("eval").arg(path).args(["--speed", "--json", "--progress", "none"]).args(compute.flags());
+    if let Some(public) = signed.public() {
+        child.arg("--require-signature").arg(public);
     }
-    child.args(compute.flags());
-    let out = child.stdin(Stdio::null()).output()?;
+    let out = identities.run(&mut child)?;
     ensure!(out.status.success(), "measuring {}: {}", path.display(), String::from_utf8_lossy(&out.stderr).trim());
     serde_json::from_slice(&out.stdout).context("measuring speed")
 }
@@ -140,8 +145,7 @@ pub(crate) fn scan(path: &Path, model: &Model) -> Option<Scan> {
 pub(crate) fn write_report(assessment: &Assessment, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     for (name, text) in [("report.json", report::json(assessment)), ("report.html", report::html(assessment)?)] {
-        let (part, whole) = (folder.join(format!(".{name}.part")), folder.join(name));
-        fs::write(&part, text).and_then(|()| fs::rename(&part, &whole)).with_context(|| whole.display().to_string())?;
+        Unfinished::beside(&folder.join(name))?.finish(text.as_bytes())?;
     }
     Ok(())
 }

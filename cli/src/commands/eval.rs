@@ -12,8 +12,11 @@ use coffer_assess::{
     resources::{self, Resources, SpeedOptions},
 };
 use coffer_compress::adapter::{Adapted, Adapter};
-use coffer_store::Model;
-use std::{path::PathBuf, sync::Arc};
+use coffer_store::{FileSet, Model};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// Measure a model: perplexity on a text, divergence from a reference (--against), speed and memory (--speed).
 #[derive(clap::Args)]
@@ -26,10 +29,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
     /// Reference to measure the divergence from
-    #[arg(long, value_name = "REF", conflicts_with = "require_signature")]
+    #[arg(long, value_name = "REF")]
     against: Option<PathBuf>,
     /// LoRA adapter (PEFT directory) to apply to the model
-    #[arg(long, value_name = "A", conflicts_with = "require_signature")]
+    #[arg(long, value_name = "A")]
     adapter: Option<PathBuf>,
     /// Tokens of the text to use at most
     #[arg(long, value_name = "N", default_value_t = 20_000)]
@@ -92,10 +95,15 @@ impl Args {
     fn open(&self) -> Result<Model> {
         let mut model = self.model.open()?;
         if let Some(adapter) = &self.adapter {
-            let adapter = Adapter::open(adapter, &self.model.identities.load()?)?;
+            let adapter = Adapter::open(adapter, &self.beside(adapter)?)?;
             model.weights = Arc::new(Adapted::new(model.weights, adapter)?);
         }
         Ok(model)
+    }
+
+    /// Files of what is used beside the model, under the same demands.
+    fn beside(&self, path: &Path) -> Result<FileSet> {
+        self.model.signed.demanded.files(path, self.model.identities.load_for(path)?)
     }
 
     fn fidelity(&self, model: &Model) -> Result<Fidelity> {
@@ -112,7 +120,7 @@ impl Args {
         let mut progress = Progress::steps(self.progress, "measuring");
         let mut step = |done, total| progress.update(done, total);
         let Some(against) = &self.against else { return Ok(fidelity::evaluate(loaded, &windows, &mut step)?) };
-        let reference = self.model.identities.open(against)?;
+        let reference = coffer_store::open_files(against, self.beside(against)?)?;
         let same = reference.tokenizer.as_ref().map(|t| t.encode(&text, true)).transpose()?;
         ensure!(
             same.is_none_or(|ids| ids.iter().take(tokens.len()).eq(&tokens)),

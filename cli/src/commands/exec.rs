@@ -4,9 +4,10 @@ use crate::{
     exit::{Passed, Usage},
     hygiene,
     model_input::Identities,
+    signatures::DemandedOfOne,
     supervise,
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use coffer_mount::{Mounted, Namespace, Way};
 use coffer_seal::bundle::Bundle;
 use std::{
@@ -30,6 +31,8 @@ pub(crate) struct Args {
     bundle: PathBuf,
     #[command(flatten)]
     identities: Identities,
+    #[command(flatten)]
+    signed: DemandedOfOne,
     /// The command, after `--`; {} stands for the model
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -43,8 +46,9 @@ pub(crate) fn run(args: Args) -> Result<()> {
     }
     // First of all, while there is one thread and /proc/self may be written to.
     let namespace = Namespace::enter();
-    let bundle = Bundle::open(&args.bundle, &args.identities.load_for(&args.bundle)?)?;
-    let mounted = Mounted::new(bundle, namespace, Box::new(|error| eprintln!("error: {error}")))?;
+    ensure!(Bundle::is_bundle(&args.bundle), "{}: no sealed bundle; a plain model needs no exec", args.bundle.display());
+    let files = args.signed.files(&args.bundle, args.identities.load_for(&args.bundle)?)?;
+    let mounted = Mounted::new(&files, namespace, Box::new(|error| eprintln!("error: {error}")))?;
     warn(mounted.way());
     let mut command = args.command.iter().enumerate();
     let (root, model) = (mounted.root(), mounted.model());
@@ -101,7 +105,7 @@ pub(crate) struct Child {
 pub(crate) fn become_child(args: &Child) -> Result<()> {
     hygiene::die_with_parent()?;
     supervise::unblock()?;
-    anyhow::ensure!(parent_id() == args.parent, "exec: ended before its command began");
+    ensure!(parent_id() == args.parent, "exec: ended before its command began");
     let (program, arguments) = args.command.split_first().context("exec: no command")?;
     let error = Command::new(program).args(arguments).exec();
     let missing = error.kind() == std::io::ErrorKind::NotFound;

@@ -85,7 +85,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     if !Bundle::is_bundle(path) {
         return show(&args, &args.model.open()?, None);
     }
-    let bundle = bundle::Summary::of(path, &identities.load()?)?;
+    let bundle = bundle::Summary::of(path, identities.load()?)?;
     if bundle.holds_model() || args.tensors || args.digest {
         return show(&args, &args.model.open()?, Some(bundle));
     }

@@ -28,12 +28,12 @@ struct File {
 /// Prints a data set and its first `head` records; `false` if there is a model at this place, or nothing that is known.
 pub(crate) fn inspect(place: &ModelArgs, head: u64, json: bool) -> Result<bool> {
     let identities = place.identities.load_for(&place.path)?;
-    let files = FileSet::open(&place.path, &identities)?;
+    let files = FileSet::open(&place.path, identities)?;
     let named = |wanted: &dyn Fn(&str) -> bool| files.list().iter().any(|(name, _)| wanted(name));
     if files.has("config.json") || named(&|name| name.ends_with(".gguf")) || !named(&|n| RecordKind::of_name(n).is_some()) {
         return Ok(false);
     }
-    let data = Dataset::open(&place.path, &identities)?;
+    let data = Dataset::open(&place.path, identities)?;
     let text = |number| Ok(String::from_utf8_lossy(&data.record(number)?).into_owned());
     let file = |file: &coffer_store::dataset::DataFile| File {
         name: file.name.clone(),

@@ -1,13 +1,13 @@
-//! What the commands that make a model share: `--dry-run`, threads, progress, and how the outcome is told.
+//! What the commands that make a model share: `--dry-run`, and how the outcome is told.
 
 use crate::{
-    model_input::threads,
     output::{self, Table},
-    progress::{Progress, Style},
+    progress::Progress,
+    work::Work,
 };
 use anyhow::Result;
 use coffer_compress::{Plan, Summary};
-use std::{num::NonZeroUsize, path::Path};
+use std::path::Path;
 
 /// Flags of every command that makes a model.
 #[derive(clap::Args, Clone, Copy, Debug)]
@@ -15,31 +15,24 @@ pub(crate) struct Flags {
     /// Only say what would be written, and what that takes
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Threads; the result does not depend on them [default: all cores]
-    #[arg(long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
-    /// Print the outcome as JSON
-    #[arg(long)]
-    json: bool,
-    /// How to show progress
-    #[arg(long, value_enum, default_value_t)]
-    progress: Style,
+    #[command(flatten)]
+    work: Work,
 }
 
 impl Flags {
     /// Threads to use.
     pub(crate) fn threads(self) -> usize {
-        threads(self.threads)
+        self.work.threads()
     }
 
     /// Progress of `what`, in bytes.
     pub(crate) fn progress(self, what: &str) -> Progress {
-        Progress::bytes(self.progress, what)
+        self.work.progress(what)
     }
 
     /// Tells what would be made.
     pub(crate) fn planned(self, plan: &Plan) -> Result<()> {
-        if self.json {
+        if self.work.json {
             return output::json(plan);
         }
         let mut table = Table::new(&["tensor", "type", "shape", ">bytes"]);
@@ -54,7 +47,7 @@ impl Flags {
 
     /// Tells what was made.
     pub(crate) fn made(self, out: &Path, summary: &Summary) -> Result<()> {
-        if self.json {
+        if self.work.json {
             return output::json(summary);
         }
         outln!("{}: {}", out.display(), describe(summary));

@@ -1,10 +1,10 @@
 //! `coffer merge`: several models or adapters into one.
 
-use crate::{commands::making, model_input::Identities, recipients::SealTo};
+use crate::{commands::making, model_input::Identities, recipients::SealTo, signatures::Demanded};
 use anyhow::Result;
 use coffer_compress::merge;
 use coffer_store::Destination;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Merge models, or a base with adapters, by a mergekit recipe. Paths in the recipe are relative to it.
 #[derive(clap::Args)]
@@ -18,6 +18,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     identities: Identities,
     #[command(flatten)]
+    signed: Demanded,
+    #[command(flatten)]
     seal: SealTo,
     #[command(flatten)]
     making: making::Flags,
@@ -25,13 +27,14 @@ pub(crate) struct Args {
 
 /// Merges.
 pub(crate) fn run(args: Args) -> Result<()> {
-    let (recipients, identities, threads) = (args.seal.recipients()?, args.identities.load()?, args.making.threads());
+    let (recipients, threads) = (args.seal.recipients()?, args.making.threads());
+    let open = |path: &Path| args.signed.files(path, args.identities.load_for(path)?);
     if args.making.dry_run {
-        return args.making.planned(&merge::plan(&args.recipe, &identities, threads)?);
+        return args.making.planned(&merge::plan(&args.recipe, &open, threads)?);
     }
     let mut progress = args.making.progress("merging");
     let output = Destination { path: &args.output, recipients: &recipients };
-    let summary = merge::merge(&args.recipe, output, &identities, threads, &mut |done, total| progress.update(done, total))?;
+    let summary = merge::merge(&args.recipe, output, &open, threads, &mut |done, total| progress.update(done, total))?;
     drop(progress);
     args.making.made(&args.output, &summary)
 }

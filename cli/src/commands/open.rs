@@ -3,7 +3,7 @@
 use crate::{
     model_input::Identities,
     progress::{Progress, Style},
-    signatures::{Checked, Demanded, look},
+    signatures::{Checked, DemandedOfOne, look},
 };
 use anyhow::{Context, Result, ensure};
 use coffer_seal::bundle::Bundle;
@@ -22,7 +22,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     identities: Identities,
     #[command(flatten)]
-    demanded: Demanded,
+    signed: DemandedOfOne,
     /// How to show progress
     #[arg(long, value_enum, default_value_t)]
     progress: Style,
@@ -30,8 +30,8 @@ pub(crate) struct Args {
 
 /// Opens.
 pub(crate) fn run(args: Args) -> Result<()> {
-    let checked = args.demanded.check(&args.bundle)?;
-    let bundle = Bundle::open(&args.bundle, &args.identities.load_for(&args.bundle)?)?;
+    let checked = args.signed.check(&args.bundle)?;
+    let bundle = Bundle::open(&args.bundle, args.identities.load_for(&args.bundle)?)?;
     match checked {
         None => extract(&bundle, &args.output, args.progress)?,
         Some(checked) => extract_signed(&bundle, &args, &checked)?,

@@ -72,9 +72,9 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let members = match args.rotate {
         true => {
             let mut progress = Progress::bytes(args.progress, "encrypting anew");
-            rotate(&args.bundle, &identities, &changes, &mut |done, total| progress.update(done, total))?
+            rotate(&args.bundle, identities, &changes, &mut |done, total| progress.update(done, total))?
         }
-        false => rekey(&args.bundle, &identities, &changes)?,
+        false => rekey(&args.bundle, identities, &changes)?,
     };
     if !changes.remove.is_empty() && !args.rotate {
         eprintln!(

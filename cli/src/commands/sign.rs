@@ -2,17 +2,17 @@
 
 use crate::{
     exit::Usage,
-    model_input::{Identities, threads},
+    model_input::Identities,
     output,
-    progress::{Progress, Style},
     signatures::{ignored, refused},
     unfinished::Unfinished,
+    work::Work,
 };
 use anyhow::Result;
 use coffer_evidence::signature::{Signer, Statement};
 use coffer_seal::signing::{Certificate, SigningKey};
 use coffer_store::signed::{Look, statement};
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::path::PathBuf;
 
 /// Sign a model: a directory, a GGUF file, or a sealed one (its content, not its encryption). The signature follows OpenSSF Model
 /// Signing v1, which `coffer verify` and `model_signing verify` check.
@@ -35,15 +35,8 @@ pub(crate) struct Args {
     ignore_paths: Vec<PathBuf>,
     #[command(flatten)]
     identities: Identities,
-    /// Files read at the same time [default: all cores]
-    #[arg(long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
-    /// Print what was signed as JSON
-    #[arg(long)]
-    json: bool,
-    /// How to show progress
-    #[arg(long, value_enum, default_value_t)]
-    progress: Style,
+    #[command(flatten)]
+    work: Work,
 }
 
 #[derive(serde::Serialize)]
@@ -67,8 +60,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let signer = Signer::new(key, chain)?;
     let identities = args.identities.load_for(&args.path)?;
     let ignored = ignored(&args.path, &args.output, &args.ignore_paths);
-    let look = Look { identities: &identities, ignored: &ignored, ignore_unsigned: false, threads: threads(args.threads) };
-    let mut progress = Progress::bytes(args.progress, "hashing");
+    let look = Look { identities, ignored: &ignored, ignore_unsigned: false, threads: args.work.threads() };
+    let mut progress = args.work.progress("hashing");
     let statement = statement(&args.path, &look, &mut |done, total| progress.update(done, total)).map_err(refused)?;
     drop(progress);
     Unfinished::beside(&args.output)?.finish(signer.sign(&statement)?.as_bytes())?;
@@ -77,7 +70,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
 
 fn tell(args: &Args, key: String, statement: &Statement) -> Result<()> {
     let files = statement.files().len();
-    if args.json {
+    if args.work.json {
         return output::json(&Signed {
             signature: args.output.display().to_string(),
             key,

@@ -2,10 +2,10 @@
 
 use crate::{
     exit::Refused,
-    model_input::{Identities, threads},
+    model_input::Identities,
     output,
-    progress::{Progress, Style},
     signatures::{Checked, check, refused},
+    work::Work,
 };
 use anyhow::Result;
 use coffer_evidence::signature::{Differences, SignatureError, Trust};
@@ -14,7 +14,7 @@ use coffer_store::{
     StoreError,
     signed::{Look, files},
 };
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::path::PathBuf;
 
 /// Verify that a model (a directory, a GGUF file, or a sealed one) is what was signed, file by file. Takes signatures of `coffer
 /// sign` and of `model_signing`. A sealed model is decrypted in memory only. Exit 3 if the model or the signature is refused.
@@ -41,15 +41,8 @@ pub(crate) struct Args {
     ignore_unsigned_files: bool,
     #[command(flatten)]
     identities: Identities,
-    /// Files read at the same time [default: all cores]
-    #[arg(long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
-    /// Print the outcome as JSON
-    #[arg(long)]
-    json: bool,
-    /// How to show progress
-    #[arg(long, value_enum, default_value_t)]
-    progress: Style,
+    #[command(flatten)]
+    work: Work,
 }
 
 #[derive(serde::Serialize)]
@@ -67,13 +60,9 @@ struct Outcome<'a> {
 pub(crate) fn run(args: Args) -> Result<()> {
     let checked = check(&args.path, &args.signature, &args.trust()?, &args.ignore_paths)?;
     let identities = args.identities.load_for(&args.path)?;
-    let look = Look {
-        identities: &identities,
-        ignored: &checked.ignored,
-        ignore_unsigned: args.ignore_unsigned_files,
-        threads: threads(args.threads),
-    };
-    let mut progress = Progress::bytes(args.progress, "verifying");
+    let look =
+        Look { identities, ignored: &checked.ignored, ignore_unsigned: args.ignore_unsigned_files, threads: args.work.threads() };
+    let mut progress = args.work.progress("verifying");
     let outcome = files(&args.path, &look, &checked.signed, &mut |done, total| progress.update(done, total));
     drop(progress);
     match outcome {
@@ -88,7 +77,7 @@ fn tell(args: &Args, checked: &Checked, differences: Differences) -> Result<()> 
     let verified = differences.is_empty();
     let problem = format!("{}: not what was signed: {differences}", args.path.display());
     let (signer, files) = (checked.signed.signer(), statement.files().len());
-    if args.json {
+    if args.work.json {
         let (model, ignored) = (statement.model(), statement.ignored().paths());
         output::json(&Outcome { verified, signer, model, files, ignored, differences })?;
     } else if verified {

@@ -8,8 +8,8 @@ use coffer_compress::{
     prune::{self, PruneParams},
     quantize::{self, QuantizeParams, Scheme},
 };
-use coffer_store::Model;
-use std::path::PathBuf;
+use coffer_store::{FileSet, Model};
+use std::path::{Path, PathBuf};
 
 /// A variant and how it was made.
 pub(super) struct Variant {
@@ -52,9 +52,10 @@ pub(super) fn run(demo: &Demo, model: &Model) -> Result<Vec<Variant>> {
 
     let (path, recipe) = (demo.work().join("merged"), demo.work().join("merge.yml"));
     let models = demo.assets.join("models");
-    let text = |p: &std::path::Path| p.to_str().map(str::to_owned).with_context(|| format!("{}: not UTF-8", p.display()));
+    let text = |p: &Path| p.to_str().map(str::to_owned).with_context(|| format!("{}: not UTF-8", p.display()));
     std::fs::write(&recipe, RECIPE.replace("BASE", &text(&demo.model())?).replace("ADAPTERS", &text(&models)?))?;
-    let summary = merge::merge(&recipe, &path, &[], threads, &mut |_, _| {})?;
+    let open = |path: &Path| Ok::<_, anyhow::Error>(FileSet::open(path, &[])?);
+    let summary = merge::merge(&recipe, &path, &open, threads, &mut |_, _| {})?;
     say::line(&format!("merge of two adapters    {}", describe(&summary)));
     variants.push(Variant {
         name: "merged".to_owned(),

@@ -12,6 +12,7 @@ mod wiretap;
 use crate::{
     commands::assess::write_report,
     model_input::{Compute, Identities},
+    signatures::Demanded,
 };
 use anyhow::{Context, Result, ensure};
 use std::{
@@ -92,6 +93,6 @@ impl Demo {
     }
     /// Speed and memory of a plain model, measured in a process of its own.
     fn resources(&self, path: &Path) -> Result<coffer_assess::resources::Resources> {
-        crate::commands::assess::measure_alone(path, &Identities::default(), self.compute)
+        crate::commands::assess::measure_alone(path, &Identities::default(), &Demanded::default(), self.compute)
     }
 }

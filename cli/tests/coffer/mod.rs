@@ -1,6 +1,6 @@
 //! Runs the built command.
 
-use std::process::Command;
+use std::{fs, path::Path, process::Command};
 
 /// What a run printed, and how it ended.
 pub(crate) struct Run {
@@ -16,7 +16,7 @@ impl Folder {
     pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
-    pub(crate) fn root(&self) -> &std::path::Path {
+    pub(crate) fn root(&self) -> &Path {
         self.0.path()
     }
     pub(crate) fn path(&self, name: &str) -> String {
@@ -24,7 +24,7 @@ impl Folder {
     }
     pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) -> String {
         let path = self.path(name);
-        std::fs::write(&path, content).unwrap();
+        fs::write(&path, content).unwrap();
         path
     }
 }
@@ -32,6 +32,17 @@ impl Folder {
 /// A file or folder of the project's assets.
 pub(crate) fn asset(name: &str) -> String {
     format!("{}/../assets/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A copy of the project's model, to be spoilt.
+pub(crate) fn copy(folder: &Folder, name: &str) -> String {
+    let to = folder.path(name);
+    fs::create_dir(&to).unwrap();
+    for entry in fs::read_dir(asset("models/scribe-8m")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, Path::new(&to).join(path.file_name().unwrap())).unwrap();
+    }
+    to
 }
 
 /// `coffer` with these arguments.

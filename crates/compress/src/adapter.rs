@@ -5,7 +5,6 @@ use coffer_checkpoint::{
     DType, ReadError, TensorId, TensorIndex, TensorInfo, TensorSource,
     safetensors::{SafetensorsError, SafetensorsFile},
 };
-use coffer_seal::Identity;
 use coffer_store::{FileSet, StoreError};
 use serde_json::{Map, Value};
 use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
@@ -33,17 +32,16 @@ struct Change {
 }
 
 impl Adapter {
-    /// Reads `adapter_config.json` and `adapter_model.safetensors` from a directory or a bundle.
+    /// Reads `adapter_config.json` and `adapter_model.safetensors` from `files`, found at `path`.
     ///
     /// # Errors
     /// Returns [`AdapterError`] if a file is missing or damaged, or if the adapter is of a kind that a sum of matrices
     /// cannot express: DoRA, modules saved in full, ranks that differ between layers, transposed weights.
-    pub fn open(path: &Path, identities: &[Identity]) -> Result<Self, AdapterError> {
-        let files = FileSet::open(path, identities)?;
+    pub fn open(path: &Path, files: &FileSet) -> Result<Self, AdapterError> {
         let name = path.display().to_string();
         let missing = |file| AdapterError::Missing { adapter: path.display().to_string(), file };
         let config = files.read(CONFIG, CONFIG_LIMIT)?.ok_or_else(|| missing(CONFIG))?;
-        if !files.list().iter().any(|(n, _)| n == WEIGHTS) {
+        if !files.has(WEIGHTS) {
             return Err(missing(WEIGHTS));
         }
         let weights = SafetensorsFile::open(&format!("{name}/{WEIGHTS}"), files.file(WEIGHTS)?)?;

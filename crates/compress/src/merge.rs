@@ -13,21 +13,23 @@ use crate::{
 };
 use coffer_checkpoint::{DType, TensorSource};
 use coffer_model::{ModelConfig, Tokenizer};
-use coffer_seal::Identity;
-use coffer_store::{Destination, Model, Target};
+use coffer_store::{Destination, FileSet, Model, Target};
 use recipe::{Input, Recipe};
 use std::{fs::File, io::Read, path::Path, sync::Arc};
 
 /// A recipe is a page of text.
 const RECIPE_LIMIT: u64 = 1 << 20;
 
+/// Gives the files of the model or adapter at a path, for instance [`FileSet::open`] with the keys that it needs.
+pub type Open<'a, E> = &'a dyn Fn(&Path) -> Result<FileSet, E>;
+
 /// What [`merge`] would write.
 ///
 /// # Errors
 /// As [`merge`], as far as can be told without reading weights.
-pub fn plan(recipe: &Path, identities: &[Identity], threads: usize) -> Result<Plan, CompressError> {
-    let Job { method, bytes_in, .. } = Job::open(recipe, identities)?;
-    driver::plan(&method, bytes_in, threads)
+pub fn plan<E: From<CompressError>>(recipe: &Path, open: Open<'_, E>, threads: usize) -> Result<Plan, E> {
+    let Job { method, bytes_in, .. } = Job::open(recipe, open)?;
+    Ok(driver::plan(&method, bytes_in, threads)?)
 }
 
 /// Follows the recipe in the file `recipe` and writes the Hugging Face directory `out`, plain or sealed, with the configuration and
@@ -35,16 +37,16 @@ pub fn plan(recipe: &Path, identities: &[Identity], threads: usize) -> Result<Pl
 ///
 /// # Errors
 /// Returns [`CompressError`] if the recipe asks for something that is not supported, if the models do not fit each
-/// other, if a weight is not finite, or if reading or writing fails.
-pub fn merge<'a>(
+/// other, if a weight is not finite, or if reading or writing fails; and whatever `open` returns.
+pub fn merge<'a, E: From<CompressError>>(
     recipe: &Path,
     out: impl Into<Destination<'a>>,
-    identities: &[Identity],
+    open: Open<'_, E>,
     threads: usize,
     progress: &mut Progress<'_>,
-) -> Result<Summary, CompressError> {
-    let Job { method, like, bytes_in } = Job::open(recipe, identities)?;
-    driver::execute(&method, &like, (out.into(), Target::HuggingFace), bytes_in, threads, progress)
+) -> Result<Summary, E> {
+    let Job { method, like, bytes_in } = Job::open(recipe, open)?;
+    Ok(driver::execute(&method, &like, (out.into(), Target::HuggingFace), bytes_in, threads, progress)?)
 }
 
 /// An opened recipe.
@@ -55,18 +57,19 @@ struct Job {
 }
 
 impl Job {
-    fn open(file: &Path, identities: &[Identity]) -> Result<Self, CompressError> {
-        let recipe = Recipe::parse(file, &read_text(file)?)?;
-        let mut models: Vec<Model> =
-            recipe.models.iter().map(|m| coffer_store::open(&m.path, identities)).collect::<Result<_, _>>()?;
+    fn open<E: From<CompressError>>(file: &Path, open: Open<'_, E>) -> Result<Self, E> {
+        let text = read_text(file).map_err(CompressError::from)?;
+        let recipe = Recipe::parse(file, &text).map_err(CompressError::from)?;
+        let model = |path: &Path| Ok::<_, E>(coffer_store::open_files(path, open(path)?).map_err(CompressError::from)?);
+        let mut models = recipe.models.iter().map(|input| model(&input.path)).collect::<Result<Vec<_>, _>>()?;
         let bytes_in = models.iter().fold(0u64, |n, m| n.saturating_add(m.weight_bytes));
-        let sources = recipe.models.iter().zip(&models).map(|(input, model)| Source::open(input, model, identities));
+        let sources = recipe.models.iter().zip(&models).map(|(input, model)| Source::open(input, model, open));
         let sources = sources.collect::<Result<Vec<_>, _>>()?;
         for i in 0..models.len() {
             fits((&recipe.models[i], &models[i]), (&recipe.models[recipe.donor], &models[recipe.donor]))?;
         }
         let like = models.swap_remove(recipe.donor);
-        let method = linear::Linear::new(file, &recipe, sources, like.config.layers)?;
+        let method = linear::Linear::new(file, &recipe, sources, like.config.layers).map_err(CompressError::from)?;
         Ok(Self { method, like, bytes_in })
     }
 }
@@ -78,10 +81,13 @@ struct Source {
 }
 
 impl Source {
-    fn open(input: &Input, model: &Model, identities: &[Identity]) -> Result<Self, CompressError> {
+    fn open<E: From<CompressError>>(input: &Input, model: &Model, open: Open<'_, E>) -> Result<Self, E> {
         let stored = model.weights.clone();
         let weights: Arc<dyn TensorSource> = match &input.adapter {
-            Some(path) => Arc::new(Adapted::new(stored.clone(), Adapter::open(path, identities)?)?),
+            Some(path) => {
+                let adapter = Adapter::open(path, &open(path)?).map_err(CompressError::from)?;
+                Arc::new(Adapted::new(stored.clone(), adapter).map_err(CompressError::from)?)
+            }
             None => stored.clone(),
         };
         Ok(Self { weights, stored })

@@ -9,7 +9,7 @@ use coffer_compress::{
     prune::{self, PruneParams, prune},
     quantize::{self, QuantizeParams, Scheme, quantize},
 };
-use coffer_store::{Container, Model, open};
+use coffer_store::{Container, FileSet, Model, open};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -92,8 +92,8 @@ fn a_recipe_of_adapters_gives_the_mean_of_both() {
     let made = |name: &str, models: &[&str], threads| {
         let out = dir.path().join(name).with_extension("");
         let file = recipe(name, models);
-        let summary = merge(&file, &out, &[], threads, &mut |_, _| ()).unwrap();
-        assert_eq!(merge::plan(&file, &[], threads).unwrap().summary, summary);
+        let summary = merge(&file, &out, &plain, threads, &mut |_, _| ()).unwrap();
+        assert_eq!(merge::plan(&file, &plain, threads).unwrap().summary, summary);
         out
     };
     let both = made("both.yml", &[&one, &two], 2);
@@ -112,11 +112,15 @@ fn a_recipe_of_adapters_gives_the_mean_of_both() {
 fn recipes_that_cannot_be_opened_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("r.yml");
-    assert!(merge::plan(&file, &[], 1).unwrap_err().to_string().contains("r.yml"));
+    assert!(merge::plan(&file, &plain, 1).unwrap_err().to_string().contains("r.yml"));
     fs::write(&file, "merge_method: linear\nmodels: [{model: nowhere, parameters: {weight: 1}}]").unwrap();
-    assert!(merge::plan(&file, &[], 1).unwrap_err().to_string().contains("nowhere"));
+    assert!(merge::plan(&file, &plain, 1).unwrap_err().to_string().contains("nowhere"));
     fs::write(&file, [0xff, 0xfe]).unwrap();
-    assert!(merge::plan(&file, &[], 1).is_err());
+    assert!(merge::plan(&file, &plain, 1).is_err());
     fs::write(&file, vec![b' '; (1 << 20) + 1]).unwrap();
-    assert!(merge::plan(&file, &[], 1).unwrap_err().to_string().contains("larger than"));
+    assert!(merge::plan(&file, &plain, 1).unwrap_err().to_string().contains("larger than"));
+}
+
+fn plain(path: &Path) -> Result<FileSet, CompressError> {
+    Ok(FileSet::open(path, &[])?)
 }

@@ -1,8 +1,9 @@
-//! The files of a bundle as the kernel asks for them: a read-only tree that never changes, so that the kernel may keep names,
+//! Sealed files as the kernel asks for them: a read-only tree that never changes, so that the kernel may keep names,
 //! attributes and pages for as long as it likes.
 
 use crate::OnError;
-use coffer_seal::bundle::{Bundle, BundleError, SealedFile};
+use coffer_checkpoint::{ReadAt, ReadError};
+use coffer_store::{FileSet, StoreError};
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, KernelConfig, LockOwner, OpenFlags,
     ReplyAttr, ReplyData, ReplyDirectory, ReplyEntry, ReplyOpen, Request,
@@ -12,7 +13,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsStr,
     io,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, UNIX_EPOCH},
 };
 use zeroize::Zeroizing;
@@ -40,21 +41,21 @@ struct Node {
 
 enum Content {
     Folder(BTreeMap<String, usize>),
-    File { name: String, size: u64, lanes: Vec<SealedFile> },
+    File { size: u64, lanes: Vec<Arc<dyn ReadAt>> },
 }
 
 impl Files {
-    /// Lays out the names of `bundle`, which are relative and without `.` and `..`.
-    pub(crate) fn new(bundle: Bundle, on_error: OnError) -> Result<Self, BundleError> {
+    /// Lays out the names of `files`, which are relative and without `.` and `..`.
+    pub(crate) fn new(files: &FileSet, on_error: OnError) -> Result<Self, StoreError> {
         let mut nodes = vec![Node { parent: ROOT, content: Content::Folder(BTreeMap::new()) }];
-        for (path, size) in bundle.files() {
-            let (folders, name) = path.rsplit_once('/').unwrap_or(("", &path));
+        for (path, size) in files.list() {
+            let (folders, name) = path.rsplit_once('/').unwrap_or(("", path));
             let mut parent = ROOT;
             for folder in folders.split('/').filter(|f| !f.is_empty()) {
                 parent = child(&mut nodes, parent, folder, || Content::Folder(BTreeMap::new()));
             }
-            let lanes = (0..LANES).map(|_| bundle.file(&path)).collect::<Result<_, _>>()?;
-            child(&mut nodes, parent, name, || Content::File { name: path.clone(), size, lanes });
+            let lanes = (0..LANES).map(|_| files.file(path)).collect::<Result<_, _>>()?;
+            child(&mut nodes, parent, name, || Content::File { size: *size, lanes });
         }
         Ok(Self { nodes, on_error, told: Mutex::default() })
     }
@@ -104,18 +105,18 @@ impl Files {
 
     /// The bytes at `offset`, at most `len`; fewer at the end of the file.
     fn bytes(&self, inode: INodeNo, offset: u64, len: u32) -> Result<Zeroizing<Vec<u8>>, Errno> {
-        let (_, Node { content: Content::File { name, size, lanes }, .. }) = self.node(inode)? else { return Err(Errno::EISDIR) };
+        let (_, Node { content: Content::File { size, lanes }, .. }) = self.node(inode)? else { return Err(Errno::EISDIR) };
         let len = u64::from(len).min(size.saturating_sub(offset));
         let mut out = Zeroizing::new(vec![0; len as usize]);
         let lane = lanes.get(((offset >> LANE_BITS) % LANES) as usize).ok_or(Errno::EIO)?;
-        lane.read_exact_at(offset, &mut out).map_err(|error| self.tell(name, &error))?;
+        lane.read_exact_at(offset, &mut out).map_err(|error| self.tell(&error))?;
         Ok(out)
     }
 
     /// Says once what is damaged; whoever reads learns no more than EIO, again and again.
-    fn tell(&self, name: &str, error: &BundleError) -> Errno {
+    fn tell(&self, error: &ReadError) -> Errno {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = format!("{name}: {error}");
+        let text = error.to_string();
         if !told.contains(&text) {
             (self.on_error)(&text);
             told.push(text);

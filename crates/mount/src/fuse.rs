@@ -1,7 +1,7 @@
 //! Mounting the file system: the kernel asks through `/dev/fuse`, threads of this process answer.
 
 use crate::{MountError, OnError, filesystem::Files, namespace::MountPoint};
-use coffer_seal::bundle::Bundle;
+use coffer_store::FileSet;
 use fuser::{Config, Session, SessionACL};
 use nix::{
     mount::MsFlags,
@@ -24,20 +24,20 @@ pub(crate) fn device() -> io::Result<File> {
     File::options().read(true).write(true).open(DEVICE)
 }
 
-/// Mounts the bundle's files on `point` and answers for them until the process ends or `point` is dropped. Gives the
-/// bundle back where FUSE is missing or forbidden.
-pub(crate) fn serve(point: &MountPoint, bundle: Bundle, on_error: OnError) -> Result<Option<Bundle>, MountError> {
-    let Ok(device) = device() else { return Ok(Some(bundle)) };
+/// Mounts `files` on `point` and answers for them until the process ends or `point` is dropped. `false` where FUSE is missing or
+/// forbidden.
+pub(crate) fn serve(point: &MountPoint, files: &FileSet, on_error: OnError) -> Result<bool, MountError> {
+    let Ok(device) = device() else { return Ok(false) };
     let (user, group) = (geteuid(), getegid());
     let data = format!(
         "fd={},rootmode=40000,user_id={user},group_id={group},default_permissions,max_read={MAX_READ}",
         device.as_raw_fd()
     );
     if point.mount("fuse.coffer", MsFlags::MS_RDONLY | MsFlags::MS_NOATIME, &data).is_err() {
-        return Ok(Some(bundle));
+        return Ok(false);
     }
     let failed = MountError::mount("FUSE", point.path());
-    let files = Files::new(bundle, on_error)?;
+    let files = Files::new(files, on_error)?;
     let mut config = Config::default();
     config.n_threads = Some(thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS)));
     config.clone_fd = true;
@@ -49,7 +49,7 @@ pub(crate) fn serve(point: &MountPoint, bundle: Bundle, on_error: OnError) -> Re
     mask.thread_set_mask().map_err(io::Error::from).map_err(&failed)?;
     spawned.map_err(&failed)?;
     read_ahead_further(point);
-    Ok(None)
+    Ok(true)
 }
 
 /// The kernel reads 128 KiB ahead by default: half a segment. More halves the round trips of whoever reads by mapping.

@@ -1,4 +1,4 @@
-//! A sealed bundle as ordinary read-only files, for this process and those that it starts: what lets an engine that knows
+//! Sealed files as ordinary read-only ones, for this process and those that it starts: what lets an engine that knows
 //! nothing of bundles run a sealed model. No plaintext reaches a disk. Linux only.
 //!
 //! Three ways, the first that the machine allows:
@@ -10,13 +10,14 @@
 //! | `/dev/shm`, and swap off | memory files (memfd) behind links | all of them, at the start |
 
 mod filesystem;
+mod folder;
 mod fuse;
 mod memory;
 mod namespace;
 
 pub use namespace::Namespace;
 
-use coffer_seal::bundle::{Bundle, BundleError};
+use coffer_store::{FileSet, StoreError};
 use std::{
     io,
     path::{Path, PathBuf},
@@ -36,10 +37,10 @@ pub enum Way {
     Memfd,
 }
 
-/// The files of a bundle, readable below [`Mounted::root`] until this is dropped.
+/// Files, readable below [`Mounted::root`] until this is dropped.
 pub struct Mounted {
     root: PathBuf,
-    files: Vec<String>,
+    names: Vec<String>,
     way: Way,
     _held: Held,
 }
@@ -52,26 +53,26 @@ enum Held {
 }
 
 impl Mounted {
-    /// Makes the files of `bundle` readable. `namespace` is this process's own, where it may have one.
+    /// Makes `files` readable, each read held against what was verified if something was. `namespace` is this process's own, where it may have one.
     ///
     /// # Errors
     /// Returns [`MountError`] if none of the three ways is open, with the reason for each.
-    pub fn new(bundle: Bundle, namespace: Result<Namespace, MountError>, on_error: OnError) -> Result<Self, MountError> {
-        let files = bundle.files().into_iter().map(|(name, _)| name).collect();
+    pub fn new(files: &FileSet, namespace: Result<Namespace, MountError>, on_error: OnError) -> Result<Self, MountError> {
         let (root, way, held) = match namespace {
             Ok(namespace) => {
                 let point = namespace.mount_point()?;
-                match fuse::serve(&point, bundle, on_error)? {
-                    None => (point.path().to_owned(), Way::Fuse, Held::Mount(point)),
-                    Some(bundle) => (memory::ramfs(&point, &bundle)?, Way::Ramfs, Held::Mount(point)),
+                match fuse::serve(&point, files, on_error)? {
+                    true => (point.path().to_owned(), Way::Fuse, Held::Mount(point)),
+                    false => (memory::ramfs(&point, files)?, Way::Ramfs, Held::Mount(point)),
                 }
             }
             Err(refused) => {
-                let links = memory::memfds(&bundle, refused)?;
+                let links = memory::memfds(files, refused)?;
                 (links.path().to_owned(), Way::Memfd, Held::Links(links))
             }
         };
-        Ok(Self { root, files, way, _held: held })
+        let names = files.list().iter().map(|(name, _)| name.clone()).collect();
+        Ok(Self { root, names, way, _held: held })
     }
 
     /// The directory of the files.
@@ -81,7 +82,7 @@ impl Mounted {
 
     /// What stands for the model: its file, if it is one file, else the directory.
     pub fn model(&self) -> PathBuf {
-        match self.files.as_slice() {
+        match self.names.as_slice() {
             [one] => self.root.join(one),
             _ => self.root.clone(),
         }
@@ -140,9 +141,9 @@ pub enum MountError {
         /// The system's answer.
         source: io::Error,
     },
-    /// The bundle is damaged.
+    /// A file cannot be read, or is not what was verified.
     #[error(transparent)]
-    Bundle(#[from] BundleError),
+    Store(#[from] StoreError),
 }
 
 impl MountError {

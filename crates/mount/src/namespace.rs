@@ -1,6 +1,6 @@
 //! A mount namespace of our own: what is mounted in it, no process outside sees.
 
-use crate::MountError;
+use crate::{MountError, folder::Folder};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
@@ -33,9 +33,8 @@ impl Namespace {
 
     /// An empty directory to mount on, which is removed in the end.
     pub(crate) fn mount_point(&self) -> Result<MountPoint, MountError> {
-        let folder = std::env::temp_dir();
-        let directory =
-            tempfile::Builder::new().prefix("coffer-").tempdir().map_err(MountError::mount("a directory", &folder))?;
+        let parent = std::env::temp_dir();
+        let directory = Folder::new_in(&parent).map_err(MountError::mount("a directory", &parent))?;
         Ok(MountPoint { directory })
     }
 }
@@ -52,7 +51,7 @@ fn own_user_namespace() -> io::Result<()> {
 
 /// A directory on which something is mounted until this is dropped.
 pub(crate) struct MountPoint {
-    directory: tempfile::TempDir,
+    directory: Folder,
 }
 
 impl MountPoint {

@@ -24,6 +24,7 @@ const MAX_FILES: usize = 10_000;
 pub struct FileSet {
     place: Place,
     path: PathBuf,
+    /// Sorted by name.
     list: Vec<(String, u64)>,
     /// What each file was when its signature was verified; `None` if none was demanded.
     verified: Option<HashMap<String, Arc<Tags>>>,
@@ -163,7 +164,7 @@ impl FileSet {
 
     /// Whether there is a file of this name.
     pub fn has(&self, name: &str) -> bool {
-        self.list.iter().any(|(n, _)| n == name)
+        self.list.binary_search_by(|(n, _)| n.as_str().cmp(name)).is_ok()
     }
 
     fn is_link(&self, name: &str) -> bool {

@@ -16,7 +16,7 @@ pub mod write;
 pub use convert::convert;
 pub use dataset::Dataset;
 pub use files::FileSet;
-pub use open::{Container, Model, open};
+pub use open::{Container, Model, open, open_files};
 pub use origin::Origin;
 pub use shuffle::Shuffle;
 pub use write::{Destination, ModelWriter, Target};

@@ -59,7 +59,10 @@ pub fn open(path: &Path, identities: &[Identity]) -> Result<Model, StoreError> {
 }
 
 /// Opens the model that `files`, found at `path`, are.
-pub(crate) fn open_files(path: &Path, files: FileSet) -> Result<Model, StoreError> {
+///
+/// # Errors
+/// As [`open`].
+pub fn open_files(path: &Path, files: FileSet) -> Result<Model, StoreError> {
     let opener = Opener { path: path.display().to_string(), files };
     if opener.files.has("config.json") {
         return opener.hugging_face(stem(path));

@@ -1,6 +1,6 @@
 //! Models whose files somebody signed: their digests, and opening one so that what was verified is what is used.
 
-use crate::{FileSet, Model, StoreError, checked::Tags, files::Unchecked, open::open_files};
+use crate::{FileSet, StoreError, checked::Tags, files::Unchecked};
 use coffer_evidence::signature::{Digests, Ignored, SignatureChecked, SignatureError, Statement};
 use coffer_seal::{Identity, recognize::Recognizer};
 use sha2::{Digest, Sha256};
@@ -66,14 +66,6 @@ pub fn files(path: &Path, look: &Look<'_>, signed: &SignatureChecked, progress: 
         return Err(SignatureError::Differs(differences).into());
     }
     Ok(files.checked(tags.into_iter().filter(|(name, _)| !unsigned.contains(name)).collect()))
-}
-
-/// Opens a model of which every file is what was signed, now and at every later read.
-///
-/// # Errors
-/// Returns [`StoreError::Signature`] with the files that differ, and what [`crate::open`] returns.
-pub fn open_signed(path: &Path, look: &Look<'_>, signed: &SignatureChecked, progress: Progress<'_>) -> Result<Model, StoreError> {
-    open_files(path, files(path, look, signed, progress)?)
 }
 
 type Tagged = Vec<(String, Arc<Tags>)>;

@@ -9,8 +9,8 @@ use coffer_seal::{
     signing::SigningKey,
 };
 use coffer_store::{
-    FileSet, StoreError,
-    signed::{Look, files, open_signed, statement},
+    FileSet, Model, StoreError, open_files,
+    signed::{Look, files, statement},
 };
 use std::{
     fs,
@@ -55,6 +55,10 @@ fn checked(path: &Path, identities: &[Identity], signed: &SignatureChecked) -> R
     files(path, &look(identities, &Ignored::new([])), signed, &mut |_, _| ())
 }
 
+fn open_signed(path: &Path, identities: &[Identity], signed: &SignatureChecked) -> Result<Model, StoreError> {
+    open_files(path, checked(path, identities, signed)?)
+}
+
 #[track_caller]
 fn refused(outcome: Result<FileSet, StoreError>, expected: &str) {
     let error = outcome.err().expect("refused");
@@ -95,7 +99,7 @@ fn a_file_changed_after_it_was_verified_is_not_used() {
     let dir = TempDir::new().unwrap();
     let model = copy(&dir);
     let signed = signed(&stated(&model, &[], &[]));
-    let opened = open_signed(&model, &look(&[], &Ignored::new([])), &signed, &mut |_, _| ()).unwrap();
+    let opened = open_signed(&model, &[], &signed).unwrap();
     let plain = coffer_store::open(&model, &[]).unwrap();
     assert_eq!(opened.weights_digest().unwrap(), plain.weights_digest().unwrap());
     // Both files are open; the last byte changes in place.
@@ -112,10 +116,10 @@ fn what_was_not_signed_is_not_used() {
     let dir = TempDir::new().unwrap();
     let model = copy(&dir);
     let without = signed(&stated(&model, &[], &["config.json"]));
-    let error = open_signed(&model, &look(&[], &Ignored::new([])), &without, &mut |_, _| ()).err().unwrap();
+    let error = open_signed(&model, &[], &without).err().unwrap();
     assert!(error.to_string().contains("neither config.json nor a GGUF file"), "{error}");
     let tokenizer = signed(&stated(&model, &[], &["tokenizer.json"]));
-    assert!(open_signed(&model, &look(&[], &Ignored::new([])), &tokenizer, &mut |_, _| ()).unwrap().tokenizer.is_none());
+    assert!(open_signed(&model, &[], &tokenizer).unwrap().tokenizer.is_none());
 }
 
 #[test]
@@ -128,7 +132,7 @@ fn a_sealed_model_has_the_signature_of_its_content() {
     let plain = stated(&model, &[], &[]);
     assert_eq!(stated(&bundle, &identities, &[]).files(), plain.files());
     let signed = signed(&plain);
-    let opened = open_signed(&bundle, &look(&identities, &Ignored::new([])), &signed, &mut |_, _| ()).unwrap();
+    let opened = open_signed(&bundle, &identities, &signed).unwrap();
     assert_eq!(opened.weights_digest().unwrap(), coffer_store::open(&model, &[]).unwrap().weights_digest().unwrap());
 
     // Anybody can seal another model for the same recipients: that is what the signature is for.

@@ -1,0 +1,33 @@
+//! How a command works and tells what it did, for every command that reads or writes whole models.
+
+use crate::{
+    model_input::threads,
+    progress::{Progress, Style},
+};
+use std::num::NonZeroUsize;
+
+/// Flags of such commands.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub(crate) struct Work {
+    /// Threads; the result does not depend on them [default: all cores]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// How to show progress
+    #[arg(long, value_enum, default_value_t)]
+    progress: Style,
+}
+
+impl Work {
+    /// Threads to use.
+    pub(crate) fn threads(self) -> usize {
+        threads(self.threads)
+    }
+
+    /// Progress of `what`, in bytes.
+    pub(crate) fn progress(self, what: &str) -> Progress {
+        Progress::bytes(self.progress, what)
+    }
+}
