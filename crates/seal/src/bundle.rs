@@ -1,6 +1,7 @@
 //! A sealed bundle: named files under one content key, wrapped for its recipients. Byte map: docs/spec/bundle.md.
 
 mod data;
+mod direct;
 mod error;
 mod keyring;
 mod layout;

@@ -1,7 +1,8 @@
-//! Writing a bundle: beside its final name, then renamed. Encryption and digests run on two threads.
+//! Writing a bundle: beside its final name, then renamed. Encryption, digests and the disk run on three threads.
 
 use super::{
     BundleError,
+    direct::DirectFile,
     keyring::Keyring,
     layout::{BundleId, ContentKey, DATA, KEYS, MANIFEST, MARKER, SEGMENT_LEN, aad, marker, padded, random},
     manifest::{Data, Entry, Lineage, Manifest, Names, Records},
@@ -255,7 +256,7 @@ struct Segment {
 /// Fills segments, seals the full ones and sends them on to be digested. Segments are reused: five at most exist.
 struct DataWriter {
     path: PathBuf,
-    file: File,
+    file: DirectFile,
     cipher: Cipher,
     position: u64,
     segment: Segment,
@@ -271,8 +272,8 @@ impl DataWriter {
     fn create(path: PathBuf, key: &ContentKey, id: &BundleId, segment_len: u32) -> Result<Self, BundleError> {
         let (cipher, header) =
             Cipher::start(&key.derive("stream"), &aad(id, DATA), segment_len).map_err(BundleError::floe(&path, DATA))?;
-        let mut file = File::create_new(&path).map_err(BundleError::io(&path))?;
-        file.write_all(&header).map_err(BundleError::io(&path))?;
+        let mut file = DirectFile::create(&path).map_err(BundleError::io(&path))?;
+        file.write(&header).map_err(BundleError::io(&path))?;
         let (full, to_digest) = mpsc::sync_channel(3);
         let (digested, free) = mpsc::channel();
         let digests = thread::Builder::new().name("digest".into()).spawn(move || digest_files(&to_digest, &digested));
@@ -326,7 +327,7 @@ impl DataWriter {
         self.cipher
             .seal(self.position, last, &self.segment.plain[..length], sealed)
             .map_err(BundleError::floe(&self.path, DATA))?;
-        self.file.write_all(sealed).map_err(BundleError::io(&self.path))?;
+        self.file.write(sealed).map_err(BundleError::io(&self.path))?;
         self.position += 1;
         let next = self.spare();
         let full = std::mem::replace(&mut self.segment, next);
@@ -349,7 +350,7 @@ impl DataWriter {
             filled = missing;
         }
         self.seal(filled, true)?;
-        self.file.sync_all().map_err(BundleError::io(&self.path))?;
+        self.file.finish().map_err(BundleError::io(&self.path))?;
         drop(self.full);
         let digests = self.digests.join().map_err(|_| BundleError::Cipher(self.path.display().to_string()))?;
         let iv = self.cipher.iv().try_into().map_err(|_| BundleError::Cipher(self.path.display().to_string()))?;
