@@ -13,7 +13,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsStr,
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, UNIX_EPOCH},
 };
 use zeroize::Zeroizing;
@@ -32,6 +32,8 @@ pub(crate) struct Files {
     nodes: Vec<Node>,
     on_error: OnError,
     told: Mutex<Vec<String>>,
+    /// Buffers of answers that were sent, for the next: as many as threads. To clear one each time costs as much as decrypting into it.
+    spare: Mutex<Vec<Zeroizing<Vec<u8>>>>,
 }
 
 struct Node {
@@ -57,7 +59,7 @@ impl Files {
             let lanes = (0..LANES).map(|_| files.file(path)).collect::<Result<_, _>>()?;
             child(&mut nodes, parent, name, || Content::File { size: *size, lanes });
         }
-        Ok(Self { nodes, on_error, told: Mutex::default() })
+        Ok(Self { nodes, on_error, told: Mutex::default(), spare: Mutex::default() })
     }
 
     fn node(&self, inode: INodeNo) -> Result<(usize, &Node), Errno> {
@@ -107,10 +109,17 @@ impl Files {
     fn bytes(&self, inode: INodeNo, offset: u64, len: u32) -> Result<Zeroizing<Vec<u8>>, Errno> {
         let (_, Node { content: Content::File { size, lanes }, .. }) = self.node(inode)? else { return Err(Errno::EISDIR) };
         let len = u64::from(len).min(size.saturating_sub(offset));
-        let mut out = Zeroizing::new(vec![0; len as usize]);
+        // One that is too small is cleared and dropped: growing it would leave its content behind.
+        let spare = self.spares().pop().filter(|buffer| buffer.capacity() >= len as usize);
+        let mut out = spare.unwrap_or_else(|| Zeroizing::new(Vec::with_capacity(len as usize)));
+        out.resize(len as usize, 0);
         let lane = lanes.get(((offset >> LANE_BITS) % LANES) as usize).ok_or(Errno::EIO)?;
         lane.read_exact_at(offset, &mut out).map_err(|error| self.tell(&error))?;
         Ok(out)
+    }
+
+    fn spares(&self) -> MutexGuard<'_, Vec<Zeroizing<Vec<u8>>>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says once what is damaged; whoever reads learns no more than EIO, again and again.
@@ -161,7 +170,10 @@ impl Filesystem for Files {
         reply: ReplyData,
     ) {
         match self.bytes(inode, offset, size) {
-            Ok(bytes) => reply.data(&bytes),
+            Ok(bytes) => {
+                reply.data(&bytes);
+                self.spares().push(bytes);
+            }
             Err(error) => reply.error(error),
         }
     }
