@@ -26,7 +26,7 @@ struct Target {
 impl Target {
     fn new() -> Self {
         let identity = Identity::generate();
-        let (folder, parts) = sealed(&identity, [1; 32], [1; 16], b"weights of the first");
+        let (folder, parts) = sealed(&identity, [1; 32], [1; 16], 1, b"weights of the first");
         Self { folder, identity, parts, refused: 0 }
     }
 
@@ -60,13 +60,14 @@ impl Target {
     }
 }
 
-fn sealed(identity: &Identity, key: [u8; 32], id: [u8; 16], text: &[u8]) -> (tempfile::TempDir, Parts) {
+fn sealed(identity: &Identity, key: [u8; 32], id: [u8; 16], epoch: u64, text: &[u8]) -> (tempfile::TempDir, Parts) {
     // In memory where that is at hand: thousands of rewrites are slow on a disk.
     let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let path = folder.path().join("b");
     let recipients = [Recipient::parse(&identity.recipient().unwrap()).unwrap(), Recipient::parse(SSH).unwrap()];
     let key = ContentKey::new(Zeroizing::new(key));
     let mut writer = BundleWriter::create_with(&path, &recipients, key, id, SEGMENT as u32).unwrap();
+    writer.succeed([7; 16], epoch);
     writer.add("model/weights.bin", &mut &text.repeat(20)[..]).unwrap();
     writer.add("config.json", &mut &b"{}"[..]).unwrap();
     writer.add("empty", &mut &b""[..]).unwrap();
@@ -204,13 +205,13 @@ fn every_swap_repeat_and_removal_of_segments_is_refused() {
     println!("orders of segments: {} refused", target.refused);
 }
 
-/// Parts of another bundle for the same recipients: with a key of its own, with the same content key, and with the same
-/// content key and id (which the writer never makes).
+/// Parts of another bundle of the same lineage for the same recipients, of the same epoch and of the next: with a key of its own,
+/// with the same content key, and with the same content key and id (which the writer never makes).
 #[test]
 fn every_mixture_of_two_bundles_is_refused() {
     let mut target = Target::new();
-    for (key, id) in [(2, 2), (1, 2), (1, 1)] {
-        let (_folder, other) = sealed(&target.identity, [key; 32], [id; 16], b"weights of a second!");
+    for (key, id, epoch) in [(2, 2, 1), (1, 2, 1), (1, 1, 1), (2, 2, 2), (1, 2, 2), (1, 1, 2)] {
+        let (_folder, other) = sealed(&target.identity, [key; 32], [id; 16], epoch, b"weights of a second!");
         let groups = [&PARTS[..1], &PARTS[1..2], &PARTS[2..6], &PARTS[6..]];
         for taken in 1u8..0b1111 {
             let chosen = groups.iter().enumerate().filter(|(i, _)| taken >> i & 1 == 1).flat_map(|(_, parts)| *parts);
@@ -220,14 +221,15 @@ fn every_mixture_of_two_bundles_is_refused() {
             if (key, id) == (1, 1) && content.0 == content.1 {
                 continue;
             }
-            target.refuse_with(&changed, &|| format!("key {key}, id {id}: mixture {taken:04b}"));
+            target.refuse_with(&changed, &|| format!("key {key}, id {id}, epoch {epoch}: mixture {taken:04b}"));
         }
         for part in PARTS {
             let whole_part = (key, id) == (1, 1) && part == "coffer.bundle";
             if !whole_part {
-                target.refuse_with(&[(part, &other[part])], &|| format!("key {key}, id {id}: {part} of the other"));
+                target
+                    .refuse_with(&[(part, &other[part])], &|| format!("key {key}, id {id}, epoch {epoch}: {part} of the other"));
             }
         }
     }
-    println!("mixtures of two bundles: {} refused", target.refused);
+    println!("mixtures of two bundles, and of two epochs of one: {} refused", target.refused);
 }

@@ -31,6 +31,9 @@ pub enum KeyError {
         /// What to do.
         remedy: &'static str,
     },
+    /// Recipients are public, and read in plain text only.
+    #[error("{0}: an encrypted file, where a list of recipients is wanted; decrypt it first (`age -d`)")]
+    EncryptedList(String),
     /// The passphrase does not open the file of keys.
     #[error("{0}: the passphrase does not open this key, or the file is damaged")]
     WrongPassphrase(String),

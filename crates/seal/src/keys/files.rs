@@ -2,9 +2,10 @@
 
 use super::{Identity, KeyError, MAX_SCRYPT_LOG_N, Private, Prompt, Recipient, pem};
 use crate::floor::Floor;
+use age::armor::ArmoredReader;
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     path::Path,
     sync::Arc,
 };
@@ -14,10 +15,14 @@ use zeroize::Zeroizing;
 const MAX_KEY_FILE: u64 = 1 << 20;
 
 pub(super) fn read_recipients(path: &Path) -> Result<Vec<Recipient>, KeyError> {
-    let (text, name) = (read_text(path)?, path.display().to_string());
-    if pem::is_public(&text) {
+    let (bytes, name) = (read_bytes(path)?, path.display().to_string());
+    if is_age_file(&bytes) {
+        return Err(KeyError::EncryptedList(name));
+    }
+    let text = as_text(&bytes, path)?;
+    if pem::is_public(text) {
         let refused = || KeyError::Pem(name);
-        let key = pem::public_to_ssh(&text).and_then(|ssh| Recipient::parse(&ssh).ok());
+        let key = pem::public_to_ssh(text).and_then(|ssh| Recipient::parse(&ssh).ok());
         return Ok(vec![key.ok_or_else(refused)?]);
     }
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -28,14 +33,10 @@ pub(super) fn read_recipients(path: &Path) -> Result<Vec<Recipient>, KeyError> {
 pub(super) fn read_identities(path: &Path, prompt: &Arc<dyn Prompt>) -> Result<Vec<Identity>, KeyError> {
     let bytes = read_bytes(path)?;
     let name = path.display().to_string();
-    let keys = if bytes.starts_with(b"age-encryption.org/") {
+    let keys = if is_age_file(&bytes) {
         parse_lines(&decrypt(&bytes, &name, prompt)?, &name, prompt)?
     } else {
         let text = as_text(&bytes, path)?;
-        if text.starts_with("-----BEGIN AGE ENCRYPTED FILE") {
-            let remedy = "it is armored, which is not read: make it without `-a`, or decrypt it with `age -d` first";
-            return Err(KeyError::Encrypted { path: name, remedy });
-        }
         match text.trim_start().starts_with("-----BEGIN") {
             true => vec![parse_pem(text.trim_start(), &name, prompt)?],
             false => parse_lines(text, &name, prompt)?,
@@ -99,11 +100,22 @@ fn parse_pem(text: &str, name: &str, prompt: &Arc<dyn Prompt>) -> Result<Private
     Ok(Private::Ssh(Box::new(key)))
 }
 
-/// An identity file that `age -p` made.
+/// Whether it is an age file, in binary or in armor.
+fn is_age_file(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"age-encryption.org/") || bytes.trim_ascii_start().starts_with(b"-----BEGIN AGE ENCRYPTED FILE-----")
+}
+
+/// An age file without its armor, if it has one.
+pub(super) fn binary(bytes: &[u8]) -> impl BufRead {
+    // White space before it is allowed, which the age crate takes for damage.
+    BufReader::new(ArmoredReader::new(bytes.trim_ascii_start()))
+}
+
+/// An identity file that `age -p` made, with or without `-a`.
 fn decrypt(bytes: &[u8], name: &str, prompt: &Arc<dyn Prompt>) -> Result<Zeroizing<String>, KeyError> {
     let wrong = || KeyError::WrongPassphrase(name.into());
     let encrypted = |remedy| KeyError::Encrypted { path: name.into(), remedy };
-    let decryptor = age::Decryptor::new_buffered(bytes).map_err(|_| wrong())?;
+    let decryptor = age::Decryptor::new_buffered(binary(bytes)).map_err(|_| wrong())?;
     if !decryptor.is_scrypt() {
         return Err(encrypted("not by a passphrase but for a key: decrypt it with `age -d -i KEY` first"));
     }

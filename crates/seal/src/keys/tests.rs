@@ -3,7 +3,13 @@ use crate::{
     bundle::{Bundle, BundleWriter},
     vectors,
 };
-use std::{fs, io::Read, path::PathBuf, process::Command};
+use age::armor::{ArmoredWriter, Format};
+use std::{
+    fs,
+    io::{BufRead, Read, Write},
+    path::PathBuf,
+    process::Command,
+};
 
 fn is_secret(text: &str) -> bool {
     text.contains("AGE-SECRET-KEY-")
@@ -106,7 +112,11 @@ fn bad_identity_files() {
     assert!(matches!(refused(b"# nothing\n"), KeyError::Empty(_)));
     assert!(matches!(refused(b"# a\nAGE-SECRET-KEY-1XYZ\n"), KeyError::Identity { line: 2, .. }));
     assert!(matches!(refused(b"age-encryption.org/v1\n"), KeyError::WrongPassphrase(_)));
-    assert!(matches!(refused(b"-----BEGIN AGE ENCRYPTED FILE-----\n"), KeyError::Encrypted { .. }));
+    assert!(matches!(refused(b"-----BEGIN AGE ENCRYPTED FILE-----\n"), KeyError::WrongPassphrase(_)));
+    assert!(matches!(
+        refused(b"-----BEGIN AGE ENCRYPTED FILE-----\n!\n-----END AGE ENCRYPTED FILE-----\n"),
+        KeyError::WrongPassphrase(_)
+    ));
     assert!(matches!(refused(b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n"), KeyError::Encrypted { .. }));
     assert!(matches!(refused(b"-----BEGIN PRIVATE KEY-----\nAAAA\n"), KeyError::Identity { .. }));
     assert!(matches!(refused(b"-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n"), KeyError::Identity { .. }));
@@ -144,7 +154,14 @@ fn ssh_keys() {
     assert!(matches!(Identity::read(&ecdsa), Err(KeyError::Unsupported(_))));
 }
 
-/// An identity file as `age -p` makes it.
+/// An age file in armor (C2SP age.md: base64 in lines of 64).
+fn armored(file: &[u8]) -> Vec<u8> {
+    let mut writer = ArmoredWriter::wrap_output(Vec::new(), Format::AsciiArmor).unwrap();
+    writer.write_all(file).unwrap();
+    writer.finish().unwrap()
+}
+
+/// An identity file as `age -p` and `age -p -a` make it.
 #[test]
 fn identity_files_under_a_passphrase() {
     let folder = tempfile::tempdir().unwrap();
@@ -153,11 +170,17 @@ fn identity_files_under_a_passphrase() {
     let mut protection = age::scrypt::Recipient::new("secret".to_owned().into());
     protection.set_work_factor(2);
     let text = format!("# mine\n{}\n", key.to_string().expose_secret());
-    fs::write(&path, age::encrypt(&protection, text.as_bytes()).unwrap()).unwrap();
-    assert!(matches!(Identity::read(&path), Err(KeyError::Encrypted { .. })));
-    assert!(matches!(Identity::read_with(&path, Arc::new(Always("x"))), Err(KeyError::WrongPassphrase(_))));
-    let read = Identity::read_with(&path, Arc::new(Always("secret"))).unwrap();
-    assert_eq!(read[0].recipient(), identity.recipient());
+    let binary = age::encrypt(&protection, text.as_bytes()).unwrap();
+    let in_armor = armored(&binary);
+    let with_crlf = String::from_utf8(in_armor.clone()).unwrap().replace('\n', "\r\n").into_bytes();
+    for file in [&binary[..], &in_armor, &[b"\n \n", &in_armor[..], b"\n"].concat(), &with_crlf] {
+        fs::write(&path, file).unwrap();
+        assert!(matches!(Identity::read(&path), Err(KeyError::Encrypted { .. })));
+        assert!(matches!(Identity::read_with(&path, Arc::new(Always("x"))), Err(KeyError::WrongPassphrase(_))));
+        let read = Identity::read_with(&path, Arc::new(Always("secret"))).unwrap();
+        assert_eq!(read[0].recipient(), identity.recipient());
+        assert!(matches!(Recipient::read(&path), Err(KeyError::EncryptedList(_))));
+    }
     fs::write(&path, age::encrypt(&age::x25519::Identity::generate().to_public(), text.as_bytes()).unwrap()).unwrap();
     assert!(matches!(Identity::read_with(&path, Arc::new(Always("secret"))), Err(KeyError::Encrypted { .. })));
 }
@@ -211,7 +234,7 @@ const LENIENT: [&str; 2] = ["stanza_missing_body", "stanza_missing_final_line"];
 #[test]
 fn cctv_vectors() {
     let Some(folder) = vectors("age") else { return };
-    let (mut opened, mut refused, mut lenient, mut hybrid) = (0, 0, 0, 0);
+    let (mut opened, mut refused, mut lenient, mut hybrid, mut in_armor) = (0, 0, 0, 0, 0);
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let bytes = fs::read(&path).unwrap();
@@ -219,9 +242,6 @@ fn cctv_vectors() {
         let header = std::str::from_utf8(&bytes[..split]).unwrap();
         let field = |name: &str| header.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
         let identities: Vec<_> = header.lines().filter_map(|line| line.strip_prefix("identity: ")).collect();
-        if field("armored").is_some() {
-            continue;
-        }
         let mut file = Vec::new();
         match field("compressed") {
             Some(_) => flate2::read::ZlibDecoder::new(&bytes[split + 2..]).read_to_end(&mut file).unwrap(),
@@ -233,7 +253,12 @@ fn cctv_vectors() {
         let identities: Vec<_> = identities.chain(field("passphrase").map(|p| Identity::passphrase(p.into()))).collect();
         let identities: Vec<_> = identities.iter().map(|i| i.to_age().unwrap()).collect();
         let mut payload = Vec::new();
-        let result = age::Decryptor::new_buffered(&file[..])
+        let reader: Box<dyn BufRead> = match field("armored") {
+            Some(_) => Box::new(files::binary(&file)),
+            None => Box::new(&file[..]),
+        };
+        in_armor += usize::from(field("armored").is_some());
+        let result = age::Decryptor::new_buffered(reader)
             .and_then(|d| d.decrypt(identities.iter().map(|i| &**i)))
             .and_then(|mut reader| Ok(reader.read_to_end(&mut payload)?));
         match (field("expect").unwrap(), result) {
@@ -245,7 +270,7 @@ fn cctv_vectors() {
     }
     assert!(opened > 0 && refused > 0);
     println!(
-        "cctv age: {opened} open, {refused} are refused, as they must ({hybrid} of them post-quantum); {lenient} are accepted by the age \
+        "cctv age: {opened} open, {refused} are refused, as they must ({hybrid} of them post-quantum, {in_armor} in armor); {lenient} are accepted by the age \
          crate against the rule"
     );
 }
