@@ -11,6 +11,7 @@ mod plaintext;
 mod scan;
 mod signatures;
 mod text;
+mod tokens;
 
 use crate::peers::Peers;
 use anyhow::{Result, bail};
@@ -49,6 +50,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("age-opens-our-keys", keys::age_opens_our_keys),
     ("age-opens-for-rsa-in-pem", keys::age_opens_for_rsa_in_pem),
     ("age-encryption-post-quantum", keys::age_encryption_post_quantum),
+    ("pkcs11-softhsm", tokens::pkcs11_softhsm),
     ("kill-9", kills::nothing_is_lost),
     ("exec-llama-completion", exec::llama_completion),
     ("exec-llama-server", exec::llama_server),

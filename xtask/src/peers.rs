@@ -133,14 +133,19 @@ impl Peers {
         Ok(folder)
     }
 
-    /// A program of Debian's, installed if absent.
+    /// A program of Debian's in a package of its own name, installed if absent.
     pub(crate) fn debian(&self, program: &str) -> Result<PathBuf> {
+        self.debian_package(program, program)
+    }
+
+    /// A program of Debian's, its package installed if absent.
+    pub(crate) fn debian_package(&self, program: &str, package: &str) -> Result<PathBuf> {
         let path = PathBuf::from("/usr/bin").join(program);
         if !path.exists() {
             run(Command::new("apt-get").args(["update", "-qq"]))?;
-            run(Command::new("apt-get").args(["install", "-y", "-qq", program]).env("DEBIAN_FRONTEND", "noninteractive"))?;
+            run(Command::new("apt-get").args(["install", "-y", "-qq", package]).env("DEBIAN_FRONTEND", "noninteractive"))?;
         }
-        ensure!(path.exists(), "{program} is not installed; `apt-get install {program}`");
+        ensure!(path.exists(), "{program} is not installed; `apt-get install {package}`");
         Ok(path)
     }
 
@@ -149,16 +154,25 @@ impl Peers {
         let path = match self.coffer.get() {
             Some(path) => path,
             None => {
-                run(Command::new(env!("CARGO"))
-                    .args(["build", "--quiet", "--release", "--package", "coffer"])
-                    .current_dir(&self.root))?;
-                let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.root.join("target"), PathBuf::from);
-                self.coffer.get_or_init(|| target.join("release/coffer"))
+                let path = self.release("coffer")?;
+                self.coffer.get_or_init(|| path)
             }
         };
         let mut coffer = Command::new(path);
         coffer.arg(command);
         Ok(coffer)
+    }
+
+    /// Our age plugin for PKCS#11, release build.
+    pub(crate) fn plugin(&self) -> Result<PathBuf> {
+        self.release("age-plugin-pkcs11")
+    }
+
+    /// Builds a program of the workspace.
+    fn release(&self, package: &str) -> Result<PathBuf> {
+        run(Command::new(env!("CARGO")).args(["build", "--quiet", "--release", "--package", package]).current_dir(&self.root))?;
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.root.join("target"), PathBuf::from);
+        Ok(target.join("release").join(package))
     }
 
     /// Runs `install` unless it already succeeded for this very `wanted`.

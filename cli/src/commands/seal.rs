@@ -19,7 +19,7 @@ pub(crate) struct Args {
     /// Bundle to write; must not exist
     #[arg(short, long, value_name = "BUNDLE")]
     output: PathBuf,
-    /// Who may open it: age1…, age1pq1… (post-quantum), age1NAME1… (a plugin's), ssh-ed25519 … or ssh-rsa …; may be repeated
+    /// Who may open it: age1…, age1pq1… (post-quantum), age1tag1… (on a token), age1NAME1… (a plugin's), ssh-ed25519 … or ssh-rsa …; may be repeated
     #[arg(short, long, value_name = "R")]
     recipient: Vec<String>,
     /// File with one recipient a line, or an RSA public key in PEM; may be repeated

@@ -38,6 +38,7 @@ enum Public {
     X25519(age::x25519::Recipient),
     Hybrid(Box<hybrid::Recipient>),
     Ssh(age::ssh::Recipient),
+    Tagged(Box<age::tag::Recipient>),
     Plugin(age::plugin::Recipient),
     Passphrase(SecretString),
 }
@@ -58,8 +59,8 @@ enum Private {
 }
 
 impl Recipient {
-    /// Parses `age1…`, `age1pq1…` (post-quantum), `age1NAME1…` (the plugin `age-plugin-NAME`), `ssh-ed25519 …` or `ssh-rsa …`
-    /// (2048 to 4096 bits).
+    /// Parses `age1…`, `age1pq1…` (post-quantum), `age1tag1…` (P-256, on a token), `age1NAME1…` (the plugin `age-plugin-NAME`),
+    /// `ssh-ed25519 …` or `ssh-rsa …` (2048 to 4096 bits).
     pub fn parse(text: &str) -> Result<Self, KeyError> {
         let text = text.trim();
         if let Ok(key) = text.parse() {
@@ -72,8 +73,12 @@ impl Recipient {
             let refused = |e| KeyError::Recipient(format!("{}: {e:?}", shown(text)));
             return text.parse().map(|key| Public::Ssh(key).into()).map_err(refused);
         }
+        if let Ok(key) = text.parse() {
+            return Ok(Public::Tagged(Box::new(key)).into());
+        }
         match text.parse::<age::plugin::Recipient>() {
-            Ok(key) if key.plugin() != "pq" => Ok(Public::Plugin(key).into()),
+            // These two are no plugins' but were refused above.
+            Ok(key) if !["pq", "tag"].contains(&key.plugin()) => Ok(Public::Plugin(key).into()),
             _ => Err(KeyError::Recipient(shown(text))),
         }
     }
@@ -105,6 +110,7 @@ impl Recipient {
             Public::X25519(_) => "x25519".into(),
             Public::Hybrid(_) => "mlkem768x25519".into(),
             Public::Ssh(_) => "ssh".into(),
+            Public::Tagged(_) => "p256tag".into(),
             Public::Plugin(key) => format!("plugin-{}", key.plugin()),
             Public::Passphrase(_) => "passphrase".into(),
         }
@@ -115,6 +121,7 @@ impl Recipient {
             Public::X25519(key) => Box::new(key.clone()),
             Public::Hybrid(key) => key.clone(),
             Public::Ssh(key) => Box::new(key.clone()),
+            Public::Tagged(key) => key.clone(),
             Public::Plugin(key) => {
                 let plugin = RecipientPluginV1::new(key.plugin(), std::slice::from_ref(key), &[], age::NoCallbacks);
                 Box::new(plugin.map_err(|_| no_plugin(key.plugin()))?)
@@ -134,6 +141,7 @@ impl fmt::Display for Recipient {
             Public::X25519(key) => key.fmt(f),
             Public::Hybrid(key) => key.fmt(f),
             Public::Ssh(key) => key.fmt(f),
+            Public::Tagged(key) => key.fmt(f),
             Public::Plugin(key) => key.fmt(f),
             Public::Passphrase(_) => f.write_str("passphrase"),
         }

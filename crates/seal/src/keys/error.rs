@@ -7,7 +7,7 @@ use std::io;
 #[non_exhaustive]
 pub enum KeyError {
     /// Not a recipient.
-    #[error("`{0}` is no recipient: expected age1…, age1pq1…, ssh-ed25519 … or ssh-rsa …")]
+    #[error("`{0}` is no recipient: expected age1…, age1pq1…, age1tag1…, ssh-ed25519 … or ssh-rsa …")]
     Recipient(String),
     /// A file in PEM that holds no RSA public key of a size that is used.
     #[error("{0}: no RSA public key of 2048 to 4096 bits (other kinds of PEM keys cannot be recipients)")]

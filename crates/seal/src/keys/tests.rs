@@ -66,6 +66,10 @@ fn recipients_are_parsed() {
     let hybrid = Identity::generate_post_quantum().unwrap().recipient().unwrap();
     assert!(hybrid.starts_with("age1pq1") && hybrid.len() > 1900);
     assert_eq!(Recipient::parse(&hybrid).unwrap().to_string(), hybrid);
+    // The example of C2SP age.md.
+    let tagged = "age1tag1qt8lw0ual6avlwmwatk888yqnmdamm7xfd0wak53ut6elz5c4swx2yqdj4e";
+    let key = Recipient::parse(tagged).unwrap();
+    assert_eq!((key.to_string(), key.class()), (tagged.to_owned(), "p256tag".to_owned()));
     let plugin = "age1yubikey1qgg0cvclcjj7fw2jk5v78sqn4lg5hqvdakcczd3tuf7t2ehw63vjg73qwz3";
     for text in [
         "",
@@ -73,6 +77,9 @@ fn recipients_are_parsed() {
         &hybrid[..hybrid.len() - 1],
         &age_core::primitives::bech32_encode(bech32::Hrp::parse("age1pq").unwrap(), &[0xff; 1216]),
         &age_core::primitives::bech32_encode(bech32::Hrp::parse("age1pq").unwrap(), &[0; 1215]),
+        &age_core::primitives::bech32_encode(bech32::Hrp::parse("age1tag").unwrap(), &[2; 32]),
+        &age_core::primitives::bech32_encode(bech32::Hrp::parse("age1tag").unwrap(), &[0xff; 33]),
+        "age1tag1",
         "age1",
         "age1xyz",
         &age[..age.len() - 1],
