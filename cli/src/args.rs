@@ -34,6 +34,7 @@ Protect
   seal       Encrypt a model for its recipients
   open       Decrypt a sealed model
   rekey      Change who can open it
+  push       Copy a sealed bundle into an object store
   exec       Run any engine on a sealed model
   sign       Sign a model
   verify     Whether a model is what somebody signed (exit 3: it is not)
@@ -68,6 +69,7 @@ pub(crate) enum Command {
     Seal(commands::seal::Args),
     Open(commands::open::Args),
     Rekey(commands::rekey::Args),
+    Push(commands::push::Args),
     Exec(commands::exec::Args),
     #[command(hide = true)]
     ExecChild(commands::exec::Child),

@@ -47,7 +47,8 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(Passed(code)) = error.downcast_ref() {
         return *code;
     }
-    eprintln!("error: {}", chain(error));
+    // No URL is shown with a user or a query: they can be credentials.
+    eprintln!("error: {}", coffer_seal::place::redact(&chain(error)));
     ExitCode::from(code(error))
 }
 

@@ -13,6 +13,7 @@ mod model_input;
 mod passphrase;
 mod progress;
 mod recipients;
+mod remote;
 mod settings;
 mod signatures;
 mod supervise;
@@ -27,7 +28,8 @@ fn main() -> ExitCode {
         Ok(matches) => matches,
         Err(error) => return exit::report(&error),
     };
-    let result = args::Cli::from_arg_matches(&matches).map_err(Into::into).and_then(|cli| commands::run(cli.command));
+    let parsed = remote::prepare(&matches).and_then(|()| Ok(args::Cli::from_arg_matches(&matches)?));
+    let result = parsed.and_then(|cli| commands::run(cli.command));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::report(&error),

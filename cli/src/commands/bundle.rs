@@ -5,6 +5,7 @@ use anyhow::Result;
 use coffer_seal::{
     Identity,
     bundle::{Bundle, Member, recipients},
+    place,
 };
 use std::{collections::BTreeMap, fmt, path::Path};
 
@@ -43,7 +44,8 @@ impl Summary {
     /// Looks at the bundle `path`, inside too if there are identities.
     pub(crate) fn of(path: &Path, identities: &[Identity]) -> Result<Self> {
         let kinds = recipients(path)?;
-        let size = |part: &str| std::fs::metadata(path.join(part)).map_or(0, |meta| meta.len());
+        let place = place::at(path)?;
+        let size = |part: &str| place.open(part).map_or(0, |file| file.len());
         let inside = if identities.is_empty() { None } else { Some(Inside::of(&Bundle::open(path, identities)?)?) };
         Ok(Self { format: FORMAT, kinds, sealed_bytes: size("data") + size("manifest"), inside })
     }

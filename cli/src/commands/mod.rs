@@ -16,6 +16,7 @@ pub(crate) mod making;
 pub(crate) mod merge;
 pub(crate) mod open;
 pub(crate) mod prune;
+pub(crate) mod push;
 pub(crate) mod quantize;
 pub(crate) mod rekey;
 pub(crate) mod scan;
@@ -43,6 +44,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Seal(args) => seal::run(args),
         Command::Open(args) => open::run(args),
         Command::Rekey(args) => rekey::run(args),
+        Command::Push(args) => push::run(args),
         Command::Exec(args) => exec::run(args),
         Command::ExecChild(args) => exec::become_child(&args),
         Command::Sign(args) => sign::run(args),

@@ -64,6 +64,7 @@ struct Outcome<'a> {
 
 /// Changes the recipients.
 pub(crate) fn run(args: Args) -> Result<()> {
+    crate::remote::refuse(&args.bundle, "recipients are changed on this machine")?;
     let changes = args.changes()?;
     if changes.add.is_empty() && changes.remove.is_empty() && !args.rotate {
         return Err(Usage("rekey: nothing to change; say --add, --remove or --rotate".into()).into());

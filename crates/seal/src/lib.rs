@@ -7,6 +7,7 @@ pub mod floe;
 mod floor;
 pub mod keys;
 mod memory;
+pub mod place;
 pub mod recognize;
 pub mod signing;
 

@@ -1,4 +1,4 @@
-//! A set of named files: a directory, a single file, or a sealed bundle. Everything that reads a model reads it through this.
+//! A set of named files: a directory, a single file, or a sealed bundle, here or behind a URL. Everything that reads a model reads it through this.
 
 use crate::{
     StoreError,
@@ -9,10 +9,11 @@ use coffer_evidence::signature::Ignored;
 use coffer_seal::{
     Identity,
     bundle::{Bundle, SealedFile, records::RecordIndex},
+    place::{self, Kind, Listed, PlacedFile},
 };
 use std::{
     collections::HashMap,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -38,6 +39,8 @@ enum Place {
     Directory(PathBuf),
     File,
     Bundle(Bundle),
+    /// Plain files behind a URL: `true` for those in a folder, `false` for one by itself.
+    Remote(Arc<dyn place::Place>, bool),
 }
 
 impl FileSet {
@@ -46,23 +49,52 @@ impl FileSet {
     /// # Errors
     /// Returns [`StoreError`] if there is nothing at `path` or none of the identities opens the bundle.
     pub fn open(path: &Path, identities: &[Identity]) -> Result<Self, StoreError> {
-        let metadata = fs::metadata(path).map_err(StoreError::io(path))?;
-        let (place, mut list) = if Bundle::is_bundle(path) {
+        if Bundle::is_bundle(path) {
             let bundle = Bundle::open(path, identities)?;
-            let list = bundle.files();
-            (Place::Bundle(bundle), list)
-        } else if metadata.is_dir() {
+            return Ok(Self::of(path, bundle.files(), Place::Bundle(bundle)));
+        }
+        if place::url(path).is_some() {
+            return Self::open_remote(path);
+        }
+        let metadata = fs::metadata(path).map_err(StoreError::io(path))?;
+        let (place, list) = if metadata.is_dir() {
             let root = fs::canonicalize(path).map_err(StoreError::io(path))?;
             let list = list_directory(&root)?;
             (Place::Directory(root), list)
         } else if metadata.is_file() {
-            let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            (Place::File, vec![(name, metadata.len())])
+            (Place::File, vec![(file_name(path), metadata.len())])
         } else {
             return Err(StoreError::File { path: path.display().to_string(), reason: "neither a file nor a directory".into() });
         };
+        Ok(Self::of(path, list, place))
+    }
+
+    /// Plain files behind a URL: one, or those directly in a folder where the server lists them.
+    fn open_remote(path: &Path) -> Result<Self, StoreError> {
+        let place = place::at(path).map_err(StoreError::io(path))?;
+        match place.open("") {
+            Ok(file) => {
+                let list = vec![(file_name(path), file.len())];
+                return Ok(Self::of(path, list, Place::Remote(place, false)));
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => (),
+            Err(e) => return Err(StoreError::io(path)(e)),
+        }
+        let named = |listed: Listed| match listed.kind {
+            Kind::File(size) => Some((listed.name, size)),
+            Kind::Folder | Kind::Other => None,
+        };
+        let list: Vec<_> = place.list("").map_err(StoreError::io(path))?.into_iter().flatten().filter_map(named).collect();
+        if list.is_empty() {
+            let reason = "there is nothing of this name (and web servers list no folders: name a bundle or one file)".into();
+            return Err(StoreError::File { path: path.display().to_string(), reason });
+        }
+        Ok(Self::of(path, list, Place::Remote(place, true)))
+    }
+
+    fn of(path: &Path, mut list: Vec<(String, u64)>, place: Place) -> Self {
         list.sort();
-        Ok(Self { place, path: path.to_owned(), list, verified: None })
+        Self { place, path: path.to_owned(), list, verified: None }
     }
 
     /// As [`Self::open`], with the files of all directories below, but those that are ignored.
@@ -77,7 +109,11 @@ impl FileSet {
                 list_tree(root, "", ignored, &mut files.list)?;
                 files.list.sort();
             }
-            Place::File => {}
+            Place::File | Place::Remote(_, false) => {}
+            Place::Remote(_, true) => {
+                let reason = "a plain folder behind a URL cannot be signed or verified; seal it, or name one file".into();
+                return Err(StoreError::File { path: path.display().to_string(), reason });
+            }
             Place::Bundle(_) => files.list.retain(|(name, _)| !ignored.covers(name)),
         }
         Ok(files)
@@ -93,7 +129,7 @@ impl FileSet {
 
     /// Whether the model is one plain file.
     pub(crate) fn is_one_file(&self) -> bool {
-        matches!(self.place, Place::File)
+        matches!(self.place, Place::File | Place::Remote(_, false))
     }
 
     /// Whether the files come out of a bundle.
@@ -129,6 +165,11 @@ impl FileSet {
         Ok(Unchecked(match &self.place {
             Place::Directory(root) => Arc::new(FileAt::open(&inside(root, name)?)?),
             Place::File => Arc::new(FileAt::open(&self.path)?),
+            Place::Remote(place, in_folder) => {
+                let shown = self.shown(name);
+                let file = place.open(if *in_folder { name } else { "" }).map_err(StoreError::io(Path::new(&shown)))?;
+                Arc::new(Distant { file, name: shown })
+            }
             Place::Bundle(bundle) => Arc::new(Sealed { file: bundle.file(name)?, name: self.shown(name) }),
         }))
     }
@@ -140,7 +181,7 @@ impl FileSet {
     pub fn records(&self, name: &str) -> Result<Option<RecordIndex>, StoreError> {
         match &self.place {
             Place::Bundle(bundle) => Ok(bundle.records(name)?),
-            Place::Directory(_) | Place::File => Ok(None),
+            Place::Directory(_) | Place::File | Place::Remote(..) => Ok(None),
         }
     }
 
@@ -181,10 +222,14 @@ impl FileSet {
 
     fn shown(&self, name: &str) -> String {
         match self.place {
-            Place::File => self.path.display().to_string(),
+            Place::File | Place::Remote(_, false) => self.path.display().to_string(),
             _ => format!("{}/{name}", self.path.display()),
         }
     }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// The files directly in `root`; links that lead out of it are left out.
@@ -256,5 +301,20 @@ impl ReadAt for Sealed {
     fn read_exact_at(&self, at: u64, out: &mut [u8]) -> Result<(), ReadError> {
         let refused = |e: coffer_seal::bundle::BundleError| ReadError::Refused { name: self.name.clone(), reason: e.to_string() };
         self.file.read_exact_at(at, out).map_err(refused)
+    }
+}
+
+/// A plain file behind a URL.
+struct Distant {
+    file: Box<dyn PlacedFile>,
+    name: String,
+}
+
+impl ReadAt for Distant {
+    fn len(&self) -> u64 {
+        self.file.len()
+    }
+    fn read_exact_at(&self, at: u64, out: &mut [u8]) -> Result<(), ReadError> {
+        self.file.read_exact_at(at, out).map_err(|source| ReadError::Io { name: self.name.clone(), source })
     }
 }

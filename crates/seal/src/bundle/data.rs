@@ -5,18 +5,19 @@ use super::{
     layout::{BundleId, ContentKey, DATA, aad},
     manifest::Manifest,
 };
-use crate::floe::{Cipher, HEADER_LEN, Layout, OVERHEAD};
+use crate::{
+    floe::{Cipher, HEADER_LEN, Layout, OVERHEAD},
+    place::{Place, PlacedFile},
+};
 use std::{
-    fs::File,
     ops::Range,
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
 /// The stream `data`, its length known from the manifest.
 pub(super) struct Data {
     path: PathBuf,
-    file: File,
+    file: Box<dyn PlacedFile>,
     pub(super) cipher: Cipher,
     layout: Layout,
     /// Segments decrypted so far.
@@ -25,10 +26,16 @@ pub(super) struct Data {
 }
 
 impl Data {
-    pub(super) fn open(path: &Path, key: &ContentKey, id: &BundleId, manifest: &Manifest) -> Result<Self, BundleError> {
+    pub(super) fn open(
+        place: &dyn Place,
+        path: &Path,
+        key: &ContentKey,
+        id: &BundleId,
+        manifest: &Manifest,
+    ) -> Result<Self, BundleError> {
         let name = path.join(DATA);
-        let file = File::open(&name).map_err(BundleError::io(&name))?;
-        let found = file.metadata().map_err(BundleError::io(&name))?.len();
+        let file = place.open(DATA).map_err(BundleError::io(&name))?;
+        let found = file.len();
         let cut = |expected: u64| BundleError::Truncated {
             path: path.display().to_string(),
             part: format!("{DATA} (it has {found} of {expected} bytes)"),
@@ -37,7 +44,7 @@ impl Data {
             return Err(cut(HEADER_LEN as u64));
         }
         let mut header = [0; HEADER_LEN];
-        file.read_exact_at(&mut header, 0).map_err(BundleError::io(&name))?;
+        file.read_exact_at(0, &mut header).map_err(BundleError::io(&name))?;
         let cipher = Cipher::open(&key.derive("stream"), &aad(id, DATA), &header).map_err(BundleError::floe(path, DATA))?;
         if cipher.iv() != manifest.data.iv {
             return Err(BundleError::tampered(path, "data, header,"));
@@ -121,7 +128,7 @@ impl Data {
 
     fn read(&self, range: Range<u64>, sealed: &mut Vec<u8>) -> Result<(), BundleError> {
         sealed.resize((range.end - range.start) as usize, 0);
-        self.file.read_exact_at(sealed, range.start).map_err(BundleError::io(&self.path.join(DATA)))
+        self.file.read_exact_at(range.start, sealed).map_err(BundleError::io(&self.path.join(DATA)))
     }
 
     fn decrypt(&self, position: u64, last: bool, sealed: &[u8], out: &mut [u8]) -> Result<(), BundleError> {

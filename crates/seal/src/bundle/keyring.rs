@@ -5,12 +5,16 @@ use super::{
     layout::{BundleId, ContentKey, KEYS, read_bounded, read_marker},
     members::{self, LIST, Member, PASSPHRASE},
 };
-use crate::{Identity, Recipient, keys::KeyError};
+use crate::{
+    Identity, Recipient,
+    keys::KeyError,
+    place::{self, Kind, Listed, Place},
+};
 use aws_lc_rs::hmac;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    io::{Read, Write},
+    io::{self, Read, Write},
     path::Path,
 };
 use zeroize::Zeroizing;
@@ -23,8 +27,9 @@ const MAX_FILE_LEN: u64 = 4 << 20;
 ///
 /// Without a key this is what the key files say; opening the bundle proves it.
 pub fn recipients(path: &Path) -> Result<BTreeMap<String, usize>, BundleError> {
-    read_marker(path)?;
-    Ok(Keyring::read(path)?.kinds())
+    let place = place::at(path).map_err(BundleError::io(path))?;
+    read_marker(&*place, path)?;
+    Ok(Keyring::read(&*place, path)?.kinds())
 }
 
 /// The files of `keys/` by name.
@@ -81,18 +86,20 @@ impl Keyring {
     }
 
     /// Reads the folder `keys` of the bundle at `path`.
-    pub(super) fn read(path: &Path) -> Result<Self, BundleError> {
+    pub(super) fn read(place: &dyn Place, path: &Path) -> Result<Self, BundleError> {
         let folder = path.join(KEYS);
+        let listed = place.list(KEYS).map_err(BundleError::io(&folder))?;
+        let probing = listed.is_none();
         let mut files = BTreeMap::new();
-        for entry in fs::read_dir(&folder).map_err(BundleError::io(&folder))? {
-            let entry = entry.map_err(BundleError::io(&folder))?;
-            let name = entry.file_name().to_string_lossy().into_owned();
+        for Listed { name, .. } in listed.unwrap_or_else(usual_files) {
             let known = name == MAC || name == LIST || name.strip_suffix(".age").is_some_and(|stem| !stem.is_empty());
             if !known || files.len() >= MAX_FILES {
                 return Err(BundleError::Extra { path: path.display().to_string(), part: format!("{KEYS}/{name}") });
             }
-            let bytes = read_bounded(&entry.path(), MAX_FILE_LEN).map_err(BundleError::io(&entry.path()))?;
-            files.insert(name, bytes);
+            match read_bounded(place, &format!("{KEYS}/{name}"), MAX_FILE_LEN) {
+                Err(e) if probing && e.kind() == io::ErrorKind::NotFound => (),
+                bytes => drop(files.insert(name.clone(), bytes.map_err(BundleError::io(&folder.join(name)))?)),
+            }
         }
         Ok(Self(files))
     }
@@ -218,6 +225,13 @@ fn encrypt(key: &ContentKey, members: &[Recipient]) -> Result<Vec<u8>, BundleErr
     let mut writer = encryptor.wrap_output(&mut file).map_err(|e| refused(&e))?;
     writer.write_all(key.bytes()).and_then(|()| writer.finish().map(|_| ())).map_err(|e| refused(&e))?;
     Ok(file)
+}
+
+/// What `keys/` can hold of names that are known beforehand, for places that list nothing. A plugin's file is not found there, and
+/// its absence fails the MAC.
+fn usual_files() -> Vec<Listed> {
+    let classes = ["x25519.age", "mlkem768x25519.age", "ssh.age", "passphrase.age", LIST, MAC];
+    classes.map(|name| Listed { name: name.to_owned(), kind: Kind::File(0) }).into()
 }
 
 enum Refusal {

@@ -1,13 +1,12 @@
 //! Names, marker and keys of a bundle's parts, as docs/spec/bundle.md has them.
 
 use super::BundleError;
-use crate::memory;
-use aws_lc_rs::{hmac, rand};
-use std::{
-    fs,
-    io::{self, Read},
-    path::Path,
+use crate::{
+    memory,
+    place::{self, Place},
 };
+use aws_lc_rs::{hmac, rand};
+use std::{io, path::Path};
 use zeroize::Zeroizing;
 
 pub(super) const MARKER: &str = "coffer.bundle";
@@ -62,13 +61,13 @@ pub(super) fn marker(id: &BundleId) -> String {
 
 /// Whether `path` holds a marker of any version.
 pub(super) fn has_marker(path: &Path) -> bool {
-    read_bounded(&path.join(MARKER), 1024).is_ok_and(|bytes| bytes.starts_with(MAGIC.as_bytes()))
+    place::at(path).and_then(|place| read_bounded(&*place, MARKER, 1024)).is_ok_and(|bytes| bytes.starts_with(MAGIC.as_bytes()))
 }
 
 /// Reads the marker; only its one canonical spelling is accepted.
-pub(super) fn read_marker(path: &Path) -> Result<BundleId, BundleError> {
+pub(super) fn read_marker(place: &dyn Place, path: &Path) -> Result<BundleId, BundleError> {
     let not_a_bundle = || BundleError::NotABundle { path: path.display().to_string() };
-    let bytes = read_bounded(&path.join(MARKER), 1024).map_err(|e| match e.kind() {
+    let bytes = read_bounded(place, MARKER, 1024).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidData => not_a_bundle(),
         _ => BundleError::io(path)(e),
     })?;
@@ -102,17 +101,14 @@ pub(super) fn padded(len: u64) -> Option<u64> {
 }
 
 /// The whole of a regular file that is not a link and has at most `most` bytes.
-pub(super) fn read_bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    let size = fs::symlink_metadata(path).and_then(|meta| match meta.is_file() {
-        true => Ok(meta.len()),
-        false => Err(io::Error::new(io::ErrorKind::InvalidData, "is no regular file")),
-    })?;
-    if size > most {
-        let what = format!("has {size} bytes; at most {most} are read");
+pub(super) fn read_bounded(place: &dyn Place, name: &str, most: u64) -> io::Result<Vec<u8>> {
+    let file = place.open(name)?;
+    if file.len() > most {
+        let what = format!("has {} bytes; at most {most} are read", file.len());
         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
     }
-    let mut bytes = Vec::with_capacity(size as usize);
-    fs::File::open(path)?.take(most).read_to_end(&mut bytes)?;
+    let mut bytes = vec![0; file.len() as usize];
+    file.read_exact_at(0, &mut bytes)?;
     Ok(bytes)
 }
 

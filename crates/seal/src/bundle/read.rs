@@ -12,11 +12,15 @@ use super::{
     unpack::Unpacked,
     write::BundleWriter,
 };
-use crate::{Identity, floe, floor::Refusal, memory};
+use crate::{
+    Identity, floe,
+    floor::Refusal,
+    memory,
+    place::{self, Kind, Place},
+};
 use aws_lc_rs::digest;
 use std::{
     collections::{BTreeSet, HashMap},
-    fs,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -53,8 +57,8 @@ impl Bundle {
     }
 
     pub(super) fn from_opened(path: &Path, opened: Opened) -> Result<Self, BundleError> {
-        let Opened { id, key, members, manifest, .. } = opened;
-        let data = Arc::new(Data::open(path, &key, &id, &manifest)?);
+        let Opened { place, id, key, members, manifest, .. } = opened;
+        let data = Arc::new(Data::open(&*place, path, &key, &id, &manifest)?);
         memory::lock(&data.cipher);
         let mut at = 0;
         let place = |entry: Entry| {
@@ -220,6 +224,7 @@ impl Bundle {
 
 /// What an identity gives access to.
 pub(super) struct Opened {
+    place: Arc<dyn Place>,
     pub(super) id: BundleId,
     pub(super) key: ContentKey,
     pub(super) keyring: Keyring,
@@ -231,12 +236,13 @@ pub(super) struct Opened {
 /// that is older than one that this identity has seen.
 pub(super) fn unlock(path: &Path, identities: &[Identity]) -> Result<Opened, BundleError> {
     identities.iter().for_each(memory::lock);
-    let id = read_marker(path)?;
-    check_parts(path)?;
-    let keyring = Keyring::read(path)?;
+    let place = place::at(path).map_err(BundleError::io(path))?;
+    let id = read_marker(&*place, path)?;
+    check_parts(&*place, path)?;
+    let keyring = Keyring::read(&*place, path)?;
     let (key, identity) = keyring.unwrap(path, &id, identities)?;
     let members = keyring.members(path, &key, &id)?;
-    let manifest = open_manifest(path, &key, &id)?;
+    let manifest = open_manifest(&*place, path, &key, &id)?;
     let refused = |refusal| match refusal {
         Refusal::Older { seen, list } => {
             let (path, list) = (path.display().to_string(), list.display().to_string());
@@ -245,7 +251,7 @@ pub(super) fn unlock(path: &Path, identities: &[Identity]) -> Result<Opened, Bun
         Refusal::Unreadable(list, source) => BundleError::Io { path: list.display().to_string(), source },
     };
     identity.floor().map_or(Ok(()), |floor| floor.pass(&manifest.lineage, manifest.epoch)).map_err(refused)?;
-    Ok(Opened { id, key, keyring, members, manifest })
+    Ok(Opened { place, id, key, keyring, members, manifest })
 }
 
 /// A file inside a bundle, decrypted by position.
@@ -312,17 +318,15 @@ impl SealedFile {
     }
 }
 
-/// Exactly the four parts, and none of them a link.
-fn check_parts(path: &Path) -> Result<(), BundleError> {
+/// Exactly the four parts, and none of them a link. Where nothing can be listed, each part's absence shows when it is opened.
+fn check_parts(place: &dyn Place, path: &Path) -> Result<(), BundleError> {
     let bundle = || path.display().to_string();
     let mut missing = BTreeSet::from([MARKER, KEYS, MANIFEST, DATA]);
-    for entry in fs::read_dir(path).map_err(BundleError::io(path))? {
-        let entry = entry.map_err(BundleError::io(path))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let kind = entry.file_type().map_err(BundleError::io(&entry.path()))?;
-        let right = if name == KEYS { kind.is_dir() } else { kind.is_file() };
-        if !missing.remove(name.as_str()) || !right {
-            return Err(BundleError::Extra { path: bundle(), part: name });
+    let Some(listed) = place.list("").map_err(BundleError::io(path))? else { return Ok(()) };
+    for entry in listed {
+        let right = if entry.name == KEYS { entry.kind == Kind::Folder } else { matches!(entry.kind, Kind::File(_)) };
+        if !missing.remove(entry.name.as_str()) || !right {
+            return Err(BundleError::Extra { path: bundle(), part: entry.name });
         }
     }
     match missing.first() {
@@ -331,10 +335,9 @@ fn check_parts(path: &Path) -> Result<(), BundleError> {
     }
 }
 
-fn open_manifest(path: &Path, key: &ContentKey, id: &BundleId) -> Result<Manifest, BundleError> {
-    let name = path.join(MANIFEST);
+fn open_manifest(place: &dyn Place, path: &Path, key: &ContentKey, id: &BundleId) -> Result<Manifest, BundleError> {
     let most = manifest::MAX_LEN + manifest::MAX_LEN / 1024;
-    let sealed = read_bounded(&name, most).map_err(BundleError::io(&name))?;
+    let sealed = read_bounded(place, MANIFEST, most).map_err(BundleError::io(&path.join(MANIFEST)))?;
     let json = floe::open(&key.derive("stream"), &aad(id, MANIFEST), &sealed).map_err(BundleError::floe(path, MANIFEST))?;
     Manifest::parse(&json).map_err(|what| BundleError::invalid(path, what))
 }
