@@ -8,6 +8,7 @@ mod kills;
 mod numbers;
 mod page;
 mod plaintext;
+mod remote;
 mod scan;
 mod signatures;
 mod text;
@@ -52,6 +53,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("age-encryption-post-quantum", keys::age_encryption_post_quantum),
     ("pkcs11-softhsm", tokens::pkcs11_softhsm),
     ("kill-9", kills::nothing_is_lost),
+    ("remote-s3", remote::s3),
     ("exec-llama-completion", exec::llama_completion),
     ("exec-llama-server", exec::llama_server),
     ("exec-transformers", exec::transformers),

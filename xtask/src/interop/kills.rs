@@ -3,13 +3,13 @@
 use super::Outcome;
 use crate::peers::{Peers, output, run};
 use anyhow::{Context, Result, ensure};
-use std::{fs, path::Path, process::Stdio, time::Duration};
+use std::{fs, path::Path, process::Stdio, time::Instant};
 
-const KILLS: u64 = 200;
+const KILLS: u32 = 200;
 /// Bytes that are sealed: 46 segments, so that a kill often falls between two.
 const SIZE: u32 = 12_000_000;
 
-/// Kills seal, open, rekey and rekey --rotate at ever other moments. What was there opens whole after each; what is half made is not
+/// Kills seal, open, rekey and rekey --rotate at ever other moments, from the first to somewhat after each would have ended. What was there opens whole after each; what is half made is not
 /// under its final name; and in the end one more run of each finds nothing in its way and leaves nothing behind.
 pub(crate) fn nothing_is_lost(peers: &Peers, folder: &Path) -> Result<Outcome> {
     let at = |name: &str| folder.join(name).display().to_string();
@@ -33,12 +33,20 @@ pub(crate) fn nothing_is_lost(peers: &Peers, folder: &Path) -> Result<Outcome> {
         fs::remove_dir_all(check)?;
         Ok(whole)
     };
+    let mut whole = Vec::new();
+    for (command, arguments) in runs {
+        let start = Instant::now();
+        run(peers.coffer(command)?.args(arguments))?;
+        whole.push(start.elapsed());
+    }
+    fs::remove_dir_all(&sealed)?;
+    fs::remove_dir_all(&opened)?;
     let (mut killed, mut left, mut done) = (0, 0, 0);
     for kill in 0..KILLS {
-        let (command, arguments) = runs[(kill % 4) as usize];
+        let (kind, moment) = ((kill % 4) as usize, kill / 4 + 1);
+        let (command, arguments) = runs[kind];
         let mut child = peers.coffer(command)?.args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        // 1 to 50 ms, each moment once for every command.
-        std::thread::sleep(Duration::from_millis(1 + (kill / 4) % 50));
+        std::thread::sleep(whole[kind] * moment / (KILLS / 4 * 4 / 5));
         child.kill()?;
         killed += usize::from(child.wait()?.code().is_none());
         left += leftovers(folder)?.min(1);
