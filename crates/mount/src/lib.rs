@@ -10,13 +10,13 @@
 //! | `/dev/shm`, and swap off | memory files (memfd) behind links | all of them, at the start |
 
 mod filesystem;
-mod folder;
 mod fuse;
 mod memory;
 mod namespace;
 
 pub use namespace::Namespace;
 
+use coffer_seal::LockedFolder;
 use coffer_store::{FileSet, StoreError};
 use std::{
     io,
@@ -151,4 +151,9 @@ impl MountError {
         let path = path.display().to_string();
         move |source| Self::Mount { what, path: path.clone(), source }
     }
+}
+
+/// An empty folder in `parent` that only its owner may enter.
+fn own_folder(parent: &Path) -> io::Result<LockedFolder> {
+    LockedFolder::create(parent, "coffer-exec-", "", 0o700)
 }

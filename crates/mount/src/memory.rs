@@ -1,7 +1,8 @@
 //! Where FUSE is missing: all files decrypted into memory at the start.
 
-use crate::{MountError, folder::Folder, namespace::MountPoint, swap_is_on};
+use crate::{MountError, namespace::MountPoint, own_folder, swap_is_on};
 use coffer_checkpoint::ReadAt;
+use coffer_seal::LockedFolder;
 use coffer_store::{FileSet, StoreError};
 use nix::{
     fcntl::{FcntlArg, SealFlag, fcntl},
@@ -43,7 +44,7 @@ pub(crate) fn ramfs(point: &MountPoint, files: &FileSet) -> Result<PathBuf, Moun
 
 /// A directory of links to memory files, one for each file.
 pub(crate) struct Links {
-    directory: Folder,
+    directory: LockedFolder,
     /// Open until the end: a link leads to the descriptor that the reader has inherited.
     files: Vec<OwnedFd>,
 }
@@ -75,7 +76,7 @@ pub(crate) fn memfds(files: &FileSet, refused: MountError) -> Result<Links, Moun
         return Err(MountError::Memory { namespace, reason });
     }
     let make = || -> Result<Links, Failure> {
-        let directory = Folder::new_in(Path::new(SHARED_MEMORY))?;
+        let directory = own_folder(Path::new(SHARED_MEMORY))?;
         let mut links = Links { directory, files: Vec::new() };
         list.iter().try_for_each(|(name, _)| links.add(name, &*files.file(name)?))?;
         Ok(links)

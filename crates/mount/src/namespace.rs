@@ -1,6 +1,7 @@
 //! A mount namespace of our own: what is mounted in it, no process outside sees.
 
-use crate::{MountError, folder::Folder};
+use crate::{MountError, own_folder};
+use coffer_seal::LockedFolder;
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
@@ -34,7 +35,7 @@ impl Namespace {
     /// An empty directory to mount on, which is removed in the end.
     pub(crate) fn mount_point(&self) -> Result<MountPoint, MountError> {
         let parent = std::env::temp_dir();
-        let directory = Folder::new_in(&parent).map_err(MountError::mount("a directory", &parent))?;
+        let directory = own_folder(&parent).map_err(MountError::mount("a directory", &parent))?;
         Ok(MountPoint { directory })
     }
 }
@@ -51,7 +52,7 @@ fn own_user_namespace() -> io::Result<()> {
 
 /// A directory on which something is mounted until this is dropped.
 pub(crate) struct MountPoint {
-    directory: Folder,
+    directory: LockedFolder,
 }
 
 impl MountPoint {

@@ -6,12 +6,14 @@ pub mod ehbp;
 pub mod floe;
 mod floor;
 pub mod keys;
+mod locked_folder;
 mod memory;
 pub mod place;
 pub mod recognize;
 pub mod signing;
 
 pub use keys::{Identity, Recipient};
+pub use locked_folder::LockedFolder;
 
 /// Folder of published vectors below `$COFFER_SHARED` or `../shared`; says so and gives `None` where it is absent.
 #[cfg(test)]

@@ -33,7 +33,7 @@ pub fn rekey(path: &Path, identities: &[Identity], changes: &Changes) -> Result<
     let members = changes.apply(&path, &opened.members)?;
     let keyring = opened.keyring.rewrap(&opened.key, &opened.id, &opened.members, &members, &changes.add)?;
     let folder = Unfinished::beside(&path)?;
-    keyring.write(&folder.path)?;
+    keyring.write(folder.path())?;
     folder.exchange(&path.join(KEYS))?;
     Ok(members)
 }

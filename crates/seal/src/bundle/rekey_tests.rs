@@ -163,7 +163,7 @@ fn what_a_killed_run_left_is_removed_and_what_a_running_one_holds_is_not() {
     }
     let other = unfinished::Unfinished::beside(&path).unwrap();
     rekey(&path, &owner, &Changes::default()).unwrap();
-    assert!(other.path.is_dir());
+    assert!(other.path().is_dir());
     drop(other);
     assert_eq!(names_in(folder.path()), [".b.0123abcd.tmp.old", ".b.nothexad.tmp", ".c.0123abcd.tmp", "b"]);
     let lock = fs::File::open(&path).unwrap();

@@ -49,10 +49,10 @@ impl Unpacked {
     }
 
     fn begin(&mut self, name: &str) -> Result<(PathBuf, File), BundleError> {
-        let path = self.folder.path.join(name);
-        let parent = path.parent().unwrap_or(&self.folder.path);
+        let path = self.folder.path().join(name);
+        let parent = path.parent().unwrap_or(self.folder.path());
         fs::create_dir_all(parent).map_err(BundleError::io(parent))?;
-        self.inner.extend(parent.ancestors().take_while(|p| *p != self.folder.path).map(Path::to_owned));
+        self.inner.extend(parent.ancestors().take_while(|p| *p != self.folder.path()).map(Path::to_owned));
         let file = File::create_new(&path).map_err(BundleError::io(&path))?;
         self.written = 0;
         Ok((path, file))

@@ -66,12 +66,12 @@ impl BundleWriter {
         segment_len: u32,
     ) -> Result<Self, BundleError> {
         let keyring = Keyring::wrap(&key, &id, recipients)?;
-        write_synced(&folder.path.join(MARKER), marker(&id).as_bytes())?;
-        let keys = folder.path.join(KEYS);
+        write_synced(&folder.path().join(MARKER), marker(&id).as_bytes())?;
+        let keys = folder.path().join(KEYS);
         fs::create_dir(&keys).map_err(BundleError::io(&keys))?;
         keyring.write(&keys)?;
         sync_folder(&keys)?;
-        let data = DataWriter::create(folder.path.join(DATA), &key, &id, segment_len)?;
+        let data = DataWriter::create(folder.path().join(DATA), &key, &id, segment_len)?;
         let (names, files, indexes) = (Names::default(), Vec::new(), BTreeMap::new());
         Ok(Self { folder, key, id, data, names, files, lineage: random()?, epoch: 1, indexes, open: false })
     }
@@ -151,7 +151,7 @@ impl BundleWriter {
         let json = Zeroizing::new(manifest.to_padded_json().map_err(|what| BundleError::invalid(&folder.target, what))?);
         let sealed = floe::seal(&key.derive("stream"), &aad(&id, MANIFEST), SEGMENT_LEN, &json)
             .map_err(BundleError::floe(&folder.target, MANIFEST))?;
-        write_synced(&folder.path.join(MANIFEST), &sealed)?;
+        write_synced(&folder.path().join(MANIFEST), &sealed)?;
         Ok((folder, manifest.files))
     }
 
