@@ -1,6 +1,6 @@
 //! From a URL to a store and the name in it.
 
-use crate::error::RemoteError;
+use crate::error::{Failure, RemoteError};
 use coffer_seal::place::redact;
 use object_store::{
     BackoffConfig, ClientConfigKey, ClientOptions, ObjectStore, RetryConfig,
@@ -44,7 +44,7 @@ impl Address {
     /// The address that `text` is.
     pub(crate) fn parse(text: &str) -> Result<Self, RemoteError> {
         let shown = redact(text);
-        let refused = |why: String| RemoteError::Url { url: shown.clone(), why };
+        let refused = |why: String| Failure::Url(why).at(&shown);
         let url = Url::parse(text).map_err(|e| refused(format!("is no URL: {e}")))?;
         if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
             return Err(refused(
@@ -99,7 +99,7 @@ fn build(url: &Url, root: &str, shown: &str) -> Result<Store, RemoteError> {
         "https" | "http" => {
             if url.scheme() == "http" && !is_loopback(url) && !http_is_allowed() {
                 let why = "plain http is read from this machine only; use https://, or set AWS_ALLOW_HTTP=true".into();
-                return Err(RemoteError::Url { url: shown.to_owned(), why });
+                return Err(Failure::Url(why).at(shown));
             }
             let options = ClientOptions::new()
                 .with_allow_http(url.scheme() == "http")
@@ -110,7 +110,7 @@ fn build(url: &Url, root: &str, shown: &str) -> Result<Store, RemoteError> {
         }
         scheme => {
             let why = format!("`{scheme}://` is not known; s3://, gs://, az:// and https:// are");
-            Err(RemoteError::Url { url: shown.to_owned(), why })
+            Err(Failure::Url(why).at(shown))
         }
     }
 }

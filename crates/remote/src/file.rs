@@ -1,6 +1,10 @@
 //! An object, read by range. What is read in small steps is fetched in growing ones.
 
-use crate::{address::Store, error::RemoteError, runtime};
+use crate::{
+    address::Store,
+    error::{Failure, RemoteError},
+    runtime,
+};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStoreExt};
@@ -73,7 +77,7 @@ impl RemoteFile {
         };
         let answer = self.store.objects.get_opts(&self.meta.location, options).await.map_err(failed)?;
         if answer.meta.size != self.meta.size || answer.meta.e_tag != self.meta.e_tag {
-            return Err(RemoteError::Changed(self.shown.clone()));
+            return Err(Failure::Changed.at(&self.shown));
         }
         let bytes = answer.bytes().await.map_err(failed)?;
         let (found, wanted) = (bytes.len() as u64, range.end - range.start);
@@ -81,7 +85,7 @@ impl RemoteFile {
             true => Ok(bytes),
             false => {
                 let reason = format!("the server sent {found} bytes where {wanted} were asked for");
-                Err(RemoteError::Server { url: self.shown.clone(), reason })
+                Err(Failure::Server(reason).at(&self.shown))
             }
         }
     }

@@ -11,7 +11,7 @@ mod push;
 #[cfg(test)]
 mod tests;
 
-pub use error::RemoteError;
+pub use error::{Failure, RemoteError};
 pub use push::{Pushed, push};
 
 use std::{

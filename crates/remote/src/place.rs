@@ -2,7 +2,7 @@
 
 use crate::{
     address::{Address, Store},
-    error::RemoteError,
+    error::{Failure, RemoteError},
     file::RemoteFile,
     runtime,
 };
@@ -60,12 +60,12 @@ pub(crate) fn objects(store: &Store, root: &Path, shown: &str) -> Result<Vec<(St
             found.extend(name.map(|name| (name.to_owned(), object.size)));
             if found.len() > MAX_OBJECTS {
                 let reason = format!("more than {MAX_OBJECTS} objects lie there; name the folder of one model");
-                return Err(RemoteError::Server { url: shown.to_owned(), reason });
+                return Err(Failure::Server(reason).at(shown));
             }
         }
         Ok(found)
     };
-    runtime().map_err(|source| RemoteError::Local { path: shown.to_owned(), source })?.block_on(listed)
+    runtime().map_err(|e| Failure::Local(e).at(shown))?.block_on(listed)
 }
 
 /// The object `name` below `root`; a name that leads elsewhere is refused.

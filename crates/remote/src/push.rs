@@ -3,7 +3,7 @@
 
 use crate::{
     address::Address,
-    error::RemoteError,
+    error::{Failure, RemoteError},
     place::{below, objects},
     runtime,
 };
@@ -73,10 +73,9 @@ struct State {
 
 impl Push<'_> {
     pub(crate) fn run(&self, progress: Progress<'_>) -> Result<Pushed, RemoteError> {
-        let url = || self.to.shown.clone();
         let Some(parts) = &self.to.store.parts else {
             let why = "can only be read; push to s3://, gs:// or az://".into();
-            return Err(RemoteError::Url { url: url(), why });
+            return Err(Failure::Url(why).at(&self.to.shown));
         };
         if place::url(self.path).is_some() || !Bundle::is_bundle(self.path) {
             let source = io::Error::new(
@@ -109,7 +108,7 @@ impl Push<'_> {
 
     /// Whether this very bundle is there. Anything else is refused.
     fn is_there(&self, bundle: &dyn Place, names: &[String], marker: &[u8]) -> Result<bool, RemoteError> {
-        let occupied = |what: String| Err(RemoteError::Occupied { url: self.to.shown.clone(), what });
+        let occupied = |what: String| Err(Failure::Occupied(what).at(&self.to.shown));
         let there = objects(&self.to.store, &self.to.path, &self.to.shown)?;
         if let Some((name, _)) = there.iter().find(|(n, _)| n != MARKER && n != DATA && !names.contains(n)) {
             return occupied(format!(
@@ -163,8 +162,7 @@ impl Push<'_> {
         let part = self.part.max(data.len().div_ceil(MAX_PARTS).next_multiple_of(1 << 20));
         let done = vec![None; data.len().div_ceil(part) as usize];
         let state = State { url: self.to.shown.clone(), marker, length: data.len(), upload, part, done };
-        let vanished =
-            || RemoteError::Server { url: self.to.shown.clone(), reason: "the upload has vanished while it ran".into() };
+        let vanished = || Failure::Server("the upload has vanished while it ran".into()).at(&self.to.shown);
         self.send_parts(to, data, state, told)?.ok_or_else(vanished)
     }
 
@@ -227,7 +225,7 @@ impl Push<'_> {
             Ok(_) => Ok(length),
             Err(Error::AlreadyExists { .. }) => {
                 let what = "another run has put a bundle there in the meantime; look with `coffer inspect`".into();
-                Err(RemoteError::Occupied { url: self.to.shown.clone(), what })
+                Err(Failure::Occupied(what).at(&self.to.shown))
             }
             Err(e) => Err(self.failed(name, &e)),
         }
@@ -280,7 +278,7 @@ impl Push<'_> {
     }
 
     fn local(&self, source: io::Error) -> RemoteError {
-        RemoteError::Local { path: self.path.display().to_string(), source }
+        Failure::Local(source).at(self.path.display().to_string())
     }
 
     fn state_path(&self) -> PathBuf {
@@ -299,7 +297,7 @@ impl Push<'_> {
 
     fn write_state(&self, state: &State) -> Result<(), RemoteError> {
         let path = self.state_path();
-        let failed = |source| RemoteError::Local { path: path.display().to_string(), source };
+        let failed = |e| Failure::Local(e).at(path.display().to_string());
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
         serde_json::to_writer(&file, state).map_err(|e| failed(e.into()))?;
