@@ -23,11 +23,12 @@ impl Model {
     /// Returns [`StoreError`] if a tensor cannot be read.
     pub fn parts(&self, contract: &str, kv_format: &str, progress: &mut dyn FnMut(u64, u64)) -> Result<Parts, StoreError> {
         let (weights, tensors) = self.hash_weights(WeightsHasher::with_tensors(), progress)?.finish_with_tensors()?;
+        let (config, tokenizer) = (self.config.to_hf(""), self.tokenizer_json());
         Ok(Parts {
-            variant: self.variant_digest(weights, contract, kv_format),
+            variant: self.variant(weights, &config, &tokenizer, contract, kv_format).digest(),
             weights,
-            configuration: serde_json::from_str(&self.config.to_hf("")).unwrap_or_default(),
-            tokenizer: PartDigest::of(self.tokenizer_json().as_bytes()),
+            configuration: serde_json::from_str(&config).unwrap_or_default(),
+            tokenizer: PartDigest::of(tokenizer.as_bytes()),
             template: PartDigest::of(self.template_source().as_bytes()),
             tensors,
         })
@@ -37,16 +38,20 @@ impl Model {
     /// numeric contract and of the KV cache's format. The configuration is hashed as [`coffer_model::ModelConfig::to_hf`]
     /// writes it, so that the container does not matter.
     pub fn variant_digest(&self, weights: WeightsDigest, contract: &str, kv_format: &str) -> VariantDigest {
-        let (config, tokenizer) = (self.config.to_hf(""), self.tokenizer_json());
-        let variant = Variant {
-            weights,
-            config: config.as_bytes(),
-            tokenizer: tokenizer.as_bytes(),
-            template: self.template_source().as_bytes(),
-            contract,
-            kv_format,
-        };
-        variant.digest()
+        self.variant(weights, &self.config.to_hf(""), &self.tokenizer_json(), contract, kv_format).digest()
+    }
+
+    /// Parts that are costly to write out are given.
+    fn variant<'a>(
+        &'a self,
+        weights: WeightsDigest,
+        config: &'a str,
+        tokenizer: &'a str,
+        contract: &'a str,
+        kv_format: &'a str,
+    ) -> Variant<'a> {
+        let (config, tokenizer, template) = (config.as_bytes(), tokenizer.as_bytes(), self.template_source().as_bytes());
+        Variant { weights, config, tokenizer, template, contract, kv_format }
     }
 
     fn tokenizer_json(&self) -> String {
