@@ -7,6 +7,7 @@ use crate::{
     wiretap::Wiretap,
 };
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 use std::{
     fs,
     net::{SocketAddr, TcpListener, TcpStream},
@@ -76,9 +77,7 @@ fn kill_in_the_middle(mut push: Command, state: &Path) -> Result<()> {
     let mut child = push.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
-        let done = fs::read_to_string(state).map_or(0, |state| state.matches('\"').count());
-        // Fifteen quotation marks or so stand around names and values; each part brings two more.
-        if done > 24 {
+        if parts_sent(state) > 4 {
             child.kill()?;
             ensure!(child.wait()?.code().is_none(), "the push ended before it was killed");
             return Ok(());
@@ -88,6 +87,13 @@ fn kill_in_the_middle(mut push: Command, state: &Path) -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Parts that a push has noted as sent in its file `state`.
+fn parts_sent(state: &Path) -> usize {
+    let state: Option<Value> = fs::read(state).ok().and_then(|json| serde_json::from_slice(&json).ok());
+    let done = state.as_ref().and_then(|state| state["done"].as_array());
+    done.map_or(0, |parts| parts.iter().filter(|part| !part.is_null()).count())
 }
 
 fn refused(command: &mut Command) -> Result<()> {
