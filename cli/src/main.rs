@@ -28,9 +28,9 @@ fn main() -> ExitCode {
         Ok(matches) => matches,
         Err(error) => return exit::report(&error),
     };
-    let parsed = remote::prepare(&matches).and_then(|()| Ok(args::Cli::from_arg_matches(&matches)?));
-    let result = parsed.and_then(|cli| commands::run(cli.command));
-    match result {
+    remote::register();
+    let parsed = args::Cli::from_arg_matches(&matches).map_err(Into::into);
+    match parsed.and_then(|cli| commands::run(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::report(&error),
     }

@@ -5,6 +5,7 @@ use crate::{
     model_input::{Compute, Identities, read_text},
     output::Table,
     progress::{Progress, Style},
+    remote::Output,
     signatures::Demanded,
     unfinished::Unfinished,
 };
@@ -41,7 +42,7 @@ pub(crate) struct Args {
     policy: Option<PathBuf>,
     /// Folder for report.html and report.json
     #[arg(short, long, value_name = "DIR")]
-    output: Option<PathBuf>,
+    output: Option<Output>,
     /// Tokens of the text to use at most
     #[arg(long, value_name = "N", default_value_t = 20_000)]
     max_tokens: usize,

@@ -5,6 +5,7 @@ use crate::{
     model_input::{Compute, ModelArgs},
     output,
     progress::{Progress, Style},
+    remote::Output,
     unfinished::Unfinished,
 };
 use anyhow::{Context, Result};
@@ -27,7 +28,7 @@ pub(crate) struct Args {
     compute: Compute,
     /// Certificate to write; must not exist
     #[arg(short, long, value_name = "CERT")]
-    output: Option<PathBuf>,
+    output: Option<Output>,
     /// Certificate to check the model against; what it runs is what the certificate holds
     #[arg(long, value_name = "CERT")]
     check: Option<PathBuf>,

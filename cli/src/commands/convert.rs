@@ -6,11 +6,11 @@ use crate::{
     output,
     progress::{Progress, Style},
     recipients::SealTo,
+    remote::Output,
 };
 use anyhow::Result;
 use coffer_checkpoint::DType;
 use coffer_store::{Container, Destination, Target};
-use std::path::PathBuf;
 
 /// Write a model in the other container, weights, tokenizer and chat template. There and back is equal to the bit.
 #[derive(clap::Args)]
@@ -22,7 +22,7 @@ pub(crate) struct Args {
     to: Option<To>,
     /// GGUF file or directory to write, or bundle with --seal-to; must not exist
     #[arg(short, long, value_name = "OUT")]
-    output: PathBuf,
+    output: Output,
     /// Type of the weights [default: as they are; quantized blocks become F32 in a directory]
     #[arg(long, value_enum, value_name = "TYPE")]
     dtype: Option<Float>,

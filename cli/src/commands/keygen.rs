@@ -1,5 +1,6 @@
 //! `coffer keygen`: a key pair; the private half goes into a file, the public half to stdout.
 
+use crate::remote::Output;
 use anyhow::{Context, Result, ensure};
 use coffer_seal::{Identity, signing::SigningKey};
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Args {
     /// File for the private key; an existing file is never overwritten
     #[arg(short, long, value_name = "KEY")]
-    output: PathBuf,
+    output: Output,
     /// Post-quantum: ML-KEM-768 with X25519. Its recipient is 2 kB long; older `age` commands do not know it
     #[arg(long)]
     post_quantum: bool,

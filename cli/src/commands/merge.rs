@@ -1,6 +1,6 @@
 //! `coffer merge`: several models or adapters into one.
 
-use crate::{commands::making, model_input::Identities, recipients::SealTo, signatures::Demanded};
+use crate::{commands::making, model_input::Identities, recipients::SealTo, remote::Output, signatures::Demanded};
 use anyhow::Result;
 use coffer_compress::merge;
 use coffer_store::Destination;
@@ -14,7 +14,7 @@ pub(crate) struct Args {
     recipe: PathBuf,
     /// Hugging Face directory to write, or bundle with --seal-to; must not exist
     #[arg(short, long, value_name = "DIR")]
-    output: PathBuf,
+    output: Output,
     #[command(flatten)]
     identities: Identities,
     #[command(flatten)]

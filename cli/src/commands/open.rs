@@ -3,6 +3,7 @@
 use crate::{
     model_input::Identities,
     progress::{Progress, Style},
+    remote::Output,
     signatures::{Checked, DemandedOfOne, look},
 };
 use anyhow::{Context, Result, ensure};
@@ -18,7 +19,7 @@ pub(crate) struct Args {
     bundle: PathBuf,
     /// Directory to write; must not exist
     #[arg(short, long, value_name = "DIR")]
-    output: PathBuf,
+    output: Output,
     #[command(flatten)]
     identities: Identities,
     #[command(flatten)]
@@ -54,5 +55,5 @@ fn extract_signed(bundle: &Bundle, args: &Args, checked: &Checked) -> Result<()>
     let written = folder.path().join("model");
     extract(bundle, &written, args.progress)?;
     checked.files(&written, &look(&[], &checked.ignored), args.progress)?;
-    std::fs::rename(&written, &args.output).with_context(|| args.output.display().to_string())
+    std::fs::rename(&written, &*args.output).with_context(|| args.output.display().to_string())
 }

@@ -1,10 +1,9 @@
 //! `coffer prune`: weights set to zero.
 
-use crate::{commands::making, model_input::ModelArgs, recipients::SealTo};
+use crate::{commands::making, model_input::ModelArgs, recipients::SealTo, remote::Output};
 use anyhow::Result;
 use coffer_compress::prune::{self, PruneParams};
 use coffer_store::Destination;
-use std::path::PathBuf;
 
 /// Set a share of every linear layer's weights to zero. Shapes and types stay as they are.
 #[derive(clap::Args)]
@@ -19,7 +18,7 @@ pub(crate) struct Args {
     sparsity: f64,
     /// Hugging Face directory to write, or bundle with --seal-to; must not exist
     #[arg(short, long, value_name = "DIR")]
-    output: PathBuf,
+    output: Output,
     #[command(flatten)]
     seal: SealTo,
     #[command(flatten)]

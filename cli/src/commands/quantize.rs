@@ -1,13 +1,12 @@
 //! `coffer quantize`: fewer bits per weight, as GGUF.
 
-use crate::{commands::making, model_input::ModelArgs, recipients::SealTo};
+use crate::{commands::making, model_input::ModelArgs, recipients::SealTo, remote::Output};
 use anyhow::Result;
 use coffer_compress::{
     CompressError,
     quantize::{self, QuantizeParams, Scheme},
 };
 use coffer_store::Destination;
-use std::path::PathBuf;
 
 /// Write a model with fewer bits per weight, as a GGUF file. The bytes are the same on every machine.
 #[derive(clap::Args)]
@@ -19,7 +18,7 @@ pub(crate) struct Args {
     scheme: Scheme,
     /// GGUF file to write, or bundle with --seal-to; must not exist
     #[arg(short, long, value_name = "OUT.gguf")]
-    output: PathBuf,
+    output: Output,
     /// Accept a source that is quantized already: what it lost stays lost
     #[arg(long)]
     requantize: bool,

@@ -4,6 +4,7 @@ use crate::{
     passphrase,
     progress::{Progress, Style},
     recipients,
+    remote::Output,
 };
 use anyhow::Result;
 use coffer_seal::{Recipient, bundle};
@@ -18,7 +19,7 @@ pub(crate) struct Args {
     path: PathBuf,
     /// Bundle to write; must not exist
     #[arg(short, long, value_name = "BUNDLE")]
-    output: PathBuf,
+    output: Output,
     /// Who may open it: age1…, age1pq1… (post-quantum), age1tag1… (on a token), age1NAME1… (a plugin's), ssh-ed25519 … or ssh-rsa …; may be repeated
     #[arg(short, long, value_name = "R")]
     recipient: Vec<String>,

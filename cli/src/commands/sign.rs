@@ -4,6 +4,7 @@ use crate::{
     exit::Usage,
     model_input::Identities,
     output,
+    remote::Output,
     signatures::{ignored, refused},
     unfinished::Unfinished,
     work::Work,
@@ -29,7 +30,7 @@ pub(crate) struct Args {
     certificate_chain: Vec<PathBuf>,
     /// Signature to write; an existing one is replaced
     #[arg(short, long, value_name = "SIG")]
-    output: PathBuf,
+    output: Output,
     /// File or directory in the model to leave out; may be repeated
     #[arg(long, visible_alias = "ignore", value_name = "PATH")]
     ignore_paths: Vec<PathBuf>,

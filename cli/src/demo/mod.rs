@@ -12,6 +12,7 @@ mod wiretap;
 use crate::{
     commands::assess::write_report,
     model_input::{Compute, Identities},
+    remote::Output,
     signatures::Demanded,
 };
 use anyhow::{Context, Result, ensure};
@@ -26,7 +27,7 @@ use std::{
 pub(crate) struct Args {
     /// Folder for the report
     #[arg(short, long, value_name = "DIR", default_value = "coffer-demo")]
-    output: PathBuf,
+    output: Output,
     /// Folder with the demo's model and texts
     #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets"), hide_default_value = true)]
     assets: PathBuf,
@@ -72,10 +73,10 @@ impl Demo {
             "{}: no models/scribe-8m in it; point --assets at the project's assets/",
             assets.display()
         );
-        std::fs::create_dir_all(&args.output).with_context(|| args.output.display().to_string())?;
+        std::fs::create_dir_all(&*args.output).with_context(|| args.output.display().to_string())?;
         let work = tempfile::Builder::new()
             .prefix(".work-")
-            .tempdir_in(&args.output)
+            .tempdir_in(&*args.output)
             .with_context(|| args.output.display().to_string())?;
         Ok(Self { assets, work, compute: args.compute })
     }
