@@ -1,7 +1,7 @@
 //! Sealed files as the kernel asks for them: a read-only tree that never changes, so that the kernel may keep names,
 //! attributes and pages for as long as it likes.
 
-use crate::OnError;
+use crate::{OnError, ahead};
 use coffer_checkpoint::{ReadAt, ReadError};
 use coffer_store::{FileSet, StoreError};
 use fuser::{
@@ -13,7 +13,8 @@ use std::{
     collections::BTreeMap,
     ffi::OsStr,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, Once, PoisonError},
     time::{Duration, UNIX_EPOCH},
 };
 use zeroize::Zeroizing;
@@ -43,21 +44,28 @@ struct Node {
 
 enum Content {
     Folder(BTreeMap<String, usize>),
-    File { size: u64, lanes: Vec<Arc<dyn ReadAt>> },
+    File {
+        size: u64,
+        lanes: Vec<Arc<dyn ReadAt>>,
+        /// Where it is mounted.
+        path: PathBuf,
+        opened: Once,
+    },
 }
 
 impl Files {
-    /// Lays out the names of `files`, which are relative and without `.` and `..`.
-    pub(crate) fn new(files: &FileSet, on_error: OnError) -> Result<Self, StoreError> {
+    /// Lays out the names of `files`, which are relative and without `.` and `..`; they will be mounted at `root`.
+    pub(crate) fn new(files: &FileSet, root: &Path, on_error: OnError) -> Result<Self, StoreError> {
         let mut nodes = vec![Node { parent: ROOT, content: Content::Folder(BTreeMap::new()) }];
-        for (path, size) in files.list() {
-            let (folders, name) = path.rsplit_once('/').unwrap_or(("", path));
+        for (full_name, size) in files.list() {
+            let (folders, name) = full_name.rsplit_once('/').unwrap_or(("", full_name));
             let mut parent = ROOT;
             for folder in folders.split('/').filter(|f| !f.is_empty()) {
                 parent = child(&mut nodes, parent, folder, || Content::Folder(BTreeMap::new()));
             }
-            let lanes = (0..LANES).map(|_| files.file(path)).collect::<Result<_, _>>()?;
-            child(&mut nodes, parent, name, || Content::File { size: *size, lanes });
+            let lanes = (0..LANES).map(|_| files.file(full_name)).collect::<Result<_, _>>()?;
+            let (size, path, opened) = (*size, root.join(full_name), Once::new());
+            child(&mut nodes, parent, name, || Content::File { size, lanes, path, opened });
         }
         Ok(Self { nodes, on_error, told: Mutex::default(), spare: Mutex::default() })
     }
@@ -107,7 +115,7 @@ impl Files {
 
     /// The bytes at `offset`, at most `len`; fewer at the end of the file.
     fn bytes(&self, inode: INodeNo, offset: u64, len: u32) -> Result<Zeroizing<Vec<u8>>, Errno> {
-        let (_, Node { content: Content::File { size, lanes }, .. }) = self.node(inode)? else { return Err(Errno::EISDIR) };
+        let (_, Node { content: Content::File { size, lanes, .. }, .. }) = self.node(inode)? else { return Err(Errno::EISDIR) };
         let len = u64::from(len).min(size.saturating_sub(offset));
         // One that is too small is cleared and dropped: growing it would leave its content behind.
         let spare = self.spares().pop().filter(|buffer| buffer.capacity() >= len as usize);
@@ -154,7 +162,10 @@ impl Filesystem for Files {
         }
     }
 
-    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, _: &Request, inode: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        if let Ok((_, Node { content: Content::File { size, path, opened, .. }, .. })) = self.node(inode) {
+            opened.call_once(|| ahead::start(path, *size));
+        }
         reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
     }
 

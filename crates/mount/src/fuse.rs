@@ -15,7 +15,7 @@ use std::{fs::File, io, os::fd::AsRawFd, thread};
 
 const DEVICE: &str = "/dev/fuse";
 /// Bytes that the kernel may ask for at a time; its own limit, unless it was raised.
-const MAX_READ: usize = 1 << 20;
+pub(crate) const MAX_READ: usize = 1 << 20;
 /// Threads that decrypt; more only queue up for the memory.
 const MAX_THREADS: usize = 4;
 
@@ -37,7 +37,7 @@ pub(crate) fn serve(point: &MountPoint, files: &FileSet, on_error: OnError) -> R
         return Ok(false);
     }
     let failed = MountError::mount("FUSE", point.path());
-    let files = Files::new(files, on_error)?;
+    let files = Files::new(files, point.path(), on_error)?;
     let mut config = Config::default();
     config.n_threads = Some(thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS)));
     config.clone_fd = true;

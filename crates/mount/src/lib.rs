@@ -9,6 +9,7 @@
 //! | a private mount namespace | a ramfs, which is never swapped | all of them, at the start |
 //! | `/dev/shm`, and swap off | memory files (memfd) behind links | all of them, at the start |
 
+mod ahead;
 mod filesystem;
 mod fuse;
 mod memory;

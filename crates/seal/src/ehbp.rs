@@ -7,7 +7,6 @@
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
     hkdf::{self, HKDF_SHA256, KeyType},
-    rand,
 };
 use hpke::{
     Deserializable, Kem, OpModeR, OpModeS, Serializable, aead::AesGcm256, kdf::HkdfSha256, kem::X25519HkdfSha256, setup_receiver,
@@ -106,7 +105,7 @@ impl RequestOpener {
             return Err(EhbpError::Malformed("the body holds no frame".into()));
         }
         let mut nonce = [0; N];
-        rand::fill(&mut nonce).map_err(|_| EhbpError::Malformed("no random bytes for the response".into()))?;
+        getrandom::fill(&mut nonce).map_err(|_| EhbpError::Malformed("no random bytes for the response".into()))?;
         let mut secret = Zeroizing::new([0; N]);
         self.context.export(RESPONSE_LABEL, &mut *secret).map_err(|_| key_failure())?;
         Ok((ResponseSealer(ResponseKey::derive(&secret, &self.enc, &nonce)?), hex::encode(nonce)))

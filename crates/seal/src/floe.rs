@@ -12,7 +12,7 @@
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
-    hmac, rand,
+    hmac,
 };
 use std::ops::Range;
 use zeroize::Zeroizing;
@@ -48,7 +48,7 @@ impl Cipher {
     /// A new stream under `key`, bound to `aad`, and its header. `segment_len` counts the [`OVERHEAD`].
     pub fn start(key: &[u8; 32], aad: &[u8], segment_len: u32) -> Result<(Self, [u8; HEADER_LEN]), FloeError> {
         let mut prefix = params(segment_len)?;
-        rand::fill(&mut prefix[10..]).map_err(|_| FloeError::Backend)?;
+        getrandom::fill(&mut prefix[10..]).map_err(|_| FloeError::Backend)?;
         let key = hmac::Key::new(hmac::HMAC_SHA384, key);
         let mut header = [0; HEADER_LEN];
         header[..PREFIX_LEN].copy_from_slice(&prefix);
@@ -105,7 +105,7 @@ impl Cipher {
         let (head, body) = out.split_at_mut(HEAD_LEN);
         let (ciphertext, tag) = body.split_at_mut(plaintext.len());
         head[..4].copy_from_slice(&prefix.to_be_bytes());
-        rand::fill(&mut head[4..]).map_err(|_| FloeError::Backend)?;
+        getrandom::fill(&mut head[4..]).map_err(|_| FloeError::Backend)?;
         let nonce = Nonce::try_assume_unique_for_key(&head[4..]).map_err(|_| FloeError::Backend)?;
         let aad = segment_aad(position, last);
         self.with_key(position, |key| {

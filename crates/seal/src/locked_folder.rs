@@ -1,6 +1,5 @@
 //! Folders for as long as a run lasts, which a later run removes if this one is killed.
 
-use aws_lc_rs::rand;
 use std::{
     fs::{self, DirBuilder, File},
     io,
@@ -25,7 +24,7 @@ impl LockedFolder {
         remove_left_behind(parent, prefix, suffix);
         loop {
             let mut random = [0; 4];
-            rand::fill(&mut random).map_err(|_| io::Error::other("no random bytes for a name"))?;
+            getrandom::fill(&mut random).map_err(|_| io::Error::other("no random bytes for a name"))?;
             let path = parent.join(format!("{prefix}{}{suffix}", hex::encode(random)));
             DirBuilder::new().mode(mode).create(&path)?;
             let lock = File::open(&path)?;

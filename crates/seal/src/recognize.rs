@@ -3,7 +3,6 @@
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
     error::Unspecified,
-    rand,
 };
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -33,7 +32,7 @@ impl Recognizer {
     /// Fails if the system gives no random bytes.
     pub fn new() -> Result<Self, RecognizeError> {
         let mut key = Zeroizing::new([0; 32]);
-        rand::fill(key.as_mut())?;
+        getrandom::fill(key.as_mut()).map_err(|_| RecognizeError)?;
         Ok(Self(LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.as_ref())?)))
     }
 

@@ -1,6 +1,9 @@
 //! Sealed models in use, beside the same models in plain files.
 
-use super::{Row, alternate, engine, machine::cache};
+use super::{
+    Row, alternate, engine,
+    machine::{cache, ready},
+};
 use crate::{
     interop::exec::{PROMPT, Sealed, ask_server},
     peers::{Peers, output, run},
@@ -105,7 +108,7 @@ pub(super) fn first_tokens(peers: &Peers, repeat: usize, synthetic: &Path) -> Re
 
 /// Seconds of `generate`, which loads `model` and makes one token.
 fn first_token(model: &Path, generate: &mut Command) -> Result<f64> {
-    cache_all(model)?;
+    prepare(model)?;
     let start = Instant::now();
     run(generate.args(["--prompt", PROMPT, "--max-tokens", "1", "--temperature", "0", "--progress", "none"]))?;
     Ok(start.elapsed().as_secs_f64())
@@ -113,14 +116,21 @@ fn first_token(model: &Path, generate: &mut Command) -> Result<f64> {
 
 /// Seconds from the start of `server`, which is given `model`, to its answer of one token; `held` is where the model lies.
 fn served(peers: &Peers, held: &Path, model: &Path, server: Command) -> Result<f64> {
-    cache_all(held)?;
+    prepare(held)?;
     Ok(ask_server(peers, server, model, 1)?.seconds)
 }
 
-fn cache_all(path: &Path) -> Result<()> {
+/// All of a model lies in the page cache, and the memory ready that both sides need.
+fn prepare(model: &Path) -> Result<()> {
+    ready(cache_all(model)? * 5 / 2)
+}
+
+/// Reads a file, or all files of a folder; gives their bytes.
+fn cache_all(path: &Path) -> Result<u64> {
     if !path.is_dir() {
-        return cache(path);
+        cache(path)?;
+        return Ok(path.metadata()?.len());
     }
     let entries = fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<PathBuf>>>()?;
-    entries.iter().try_for_each(|entry| cache_all(entry))
+    entries.iter().map(|entry| cache_all(entry)).sum()
 }

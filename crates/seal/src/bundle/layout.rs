@@ -5,7 +5,7 @@ use crate::{
     memory,
     place::{self, Place},
 };
-use aws_lc_rs::{hmac, rand};
+use aws_lc_rs::hmac;
 use std::{io, path::Path};
 use zeroize::Zeroizing;
 
@@ -87,7 +87,7 @@ pub(super) fn read_marker(place: &dyn Place, path: &Path) -> Result<BundleId, Bu
 
 pub(super) fn random<const N: usize>() -> Result<[u8; N], BundleError> {
     let mut bytes = [0; N];
-    rand::fill(&mut bytes).map_err(|_| BundleError::Cipher("random bytes".into()))?;
+    getrandom::fill(&mut bytes).map_err(|_| BundleError::Cipher("random bytes".into()))?;
     Ok(bytes)
 }
 

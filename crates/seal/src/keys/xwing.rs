@@ -1,7 +1,6 @@
 //! X-Wing: ML-KEM-768 and X25519 in one key encapsulation, safe while either of them is
 //! (draft-connolly-cfrg-xwing-kem; HPKE KEM 0x647a).
 
-use aws_lc_rs::rand;
 use ml_kem::{EncapsulateDeterministic, EncodedSizeUser, KemCore, MlKem768, MlKem768Params, kem::Decapsulate};
 use sha3::{
     Digest, Sha3_256, Shake256,
@@ -46,7 +45,7 @@ impl EncapsulationKey {
     /// A fresh shared secret and what carries it; `None` if the key has a low-order point or there is no randomness.
     pub(super) fn encapsulate(&self) -> Option<(Vec<u8>, Shared)> {
         let mut seed = Zeroizing::new([0; 64]);
-        rand::fill(&mut *seed).ok()?;
+        getrandom::fill(&mut *seed).ok()?;
         self.encapsulate_from(&seed)
     }
 
@@ -69,7 +68,7 @@ pub(super) struct DecapsulationKey(Zeroizing<[u8; 32]>);
 impl DecapsulationKey {
     pub(super) fn generate() -> Option<Self> {
         let mut seed = Zeroizing::new([0; 32]);
-        rand::fill(&mut *seed).ok()?;
+        getrandom::fill(&mut *seed).ok()?;
         Some(Self(seed))
     }
 
