@@ -61,9 +61,10 @@ impl Engine {
         options: LoadOptions,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, EngineError> {
+        let threads = options.threads.max(1);
         Ok(Self {
-            weights: Weights::load(config, weights, progress)?,
-            cpu: Cpu::new(options.isa, options.threads.max(1)),
+            weights: Weights::load(config, weights, threads, progress)?,
+            cpu: Cpu::new(options.isa, threads),
             frequencies: rotary::frequencies(&config.rope, config.head_dim),
             workspace: Mutex::default(),
             context: options.context.unwrap_or(config.context).min(config.context),

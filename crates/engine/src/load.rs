@@ -1,13 +1,13 @@
-//! Reads the tensors of a layer graph and packs them.
+//! The weights of a model, where the forward pass finds them.
 
-use crate::EngineError;
-use coffer_checkpoint::{TensorId, TensorInfo, TensorSource, blocks};
-use coffer_kernels::{Matrix, MatrixBuilder};
-use coffer_model::{LayerGraph, ModelConfig, Node};
+use crate::{
+    EngineError,
+    pack::{self, Packed},
+};
+use coffer_checkpoint::TensorSource;
+use coffer_kernels::Matrix;
+use coffer_model::{LayerGraph, ModelConfig};
 use std::collections::HashMap;
-
-/// Rows are read in pieces of about this many bytes.
-const PIECE: u64 = 4 << 20;
 
 /// All weights of a model, packed.
 pub(crate) struct Weights {
@@ -49,18 +49,18 @@ pub(crate) struct Linear {
 }
 
 impl Weights {
-    /// Reads and packs everything; beside the weights themselves one piece is held in memory.
+    /// Reads and packs everything, by `threads`; beside the weights themselves each holds one piece in memory.
     pub(crate) fn load(
         config: &ModelConfig,
         source: &dyn TensorSource,
+        threads: usize,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, EngineError> {
-        let graph = LayerGraph::of(config);
-        let mut loader = Loader::new(&graph, source, progress)?;
-        let embedding = loader.linear("model.embed_tokens.weight")?.weight;
-        let layers = (0..config.layers).map(|i| loader.layer(i)).collect::<Result<_, _>>()?;
-        let norm = loader.norm("model.norm.weight")?;
-        let head = if config.tie_embeddings { None } else { Some(loader.linear("lm_head.weight")?.weight) };
+        let mut loaded = Loaded(pack::nodes(&LayerGraph::of(config), source, threads, progress)?);
+        let embedding = loaded.linear("model.embed_tokens.weight")?.weight;
+        let layers = (0..config.layers).map(|i| loaded.layer(i)).collect::<Result<_, _>>()?;
+        let norm = loaded.norm("model.norm.weight")?;
+        let head = if config.tie_embeddings { None } else { Some(loaded.linear("lm_head.weight")?.weight) };
         Ok(Self { embedding, layers, norm, head })
     }
 
@@ -84,34 +84,10 @@ impl Layer {
     }
 }
 
-struct Loader<'a> {
-    nodes: HashMap<&'a str, &'a Node>,
-    source: &'a dyn TensorSource,
-    progress: &'a mut dyn FnMut(u64, u64),
-    done: u64,
-    total: u64,
-    piece: Vec<u8>,
-}
+/// What was read of a model's nodes, by the name of their weight.
+struct Loaded(HashMap<String, Packed>);
 
-impl<'a> Loader<'a> {
-    /// Checks all names and shapes before the first byte is read.
-    fn new(
-        graph: &'a LayerGraph,
-        source: &'a dyn TensorSource,
-        progress: &'a mut dyn FnMut(u64, u64),
-    ) -> Result<Self, EngineError> {
-        let mut total = 0u64;
-        for node in graph.nodes() {
-            let weight = find(source, &node.weight, &node.shape)?;
-            let bias = node.bias.as_ref().map(|bias| find(source, bias, &node.shape[..1])).transpose()?;
-            for (_, info) in [Some(weight), bias].into_iter().flatten() {
-                total = total.saturating_add(info.bytes().unwrap_or(0));
-            }
-        }
-        let nodes = graph.nodes().iter().map(|n| (n.weight.as_str(), n)).collect();
-        Ok(Self { nodes, source, progress, done: 0, total, piece: Vec::new() })
-    }
-
+impl Loaded {
     fn layer(&mut self, i: usize) -> Result<Layer, EngineError> {
         let name = |part: &str| format!("model.layers.{i}.{part}.weight");
         Ok(Layer {
@@ -128,67 +104,16 @@ impl<'a> Loader<'a> {
     }
 
     fn linear(&mut self, name: &str) -> Result<Linear, EngineError> {
-        let node = self.node(name)?;
-        let weight = self.matrix(node)?;
-        let bias = node.bias.as_ref().map(|bias| self.vector(bias, &node.shape[..1])).transpose()?;
-        Ok(Linear { weight, bias })
+        match self.0.remove(name) {
+            Some(Packed::Linear(linear)) => Ok(linear),
+            _ => Err(EngineError::Missing { tensor: name.to_owned() }),
+        }
     }
 
     fn norm(&mut self, name: &str) -> Result<Vec<f32>, EngineError> {
-        let node = self.node(name)?;
-        self.vector(name, &node.shape)
-    }
-
-    fn node(&self, name: &str) -> Result<&'a Node, EngineError> {
-        self.nodes.get(name).copied().ok_or_else(|| EngineError::Missing { tensor: name.to_owned() })
-    }
-
-    fn matrix(&mut self, node: &Node) -> Result<Matrix, EngineError> {
-        let (id, info) = find(self.source, &node.weight, &node.shape)?;
-        let refused = |source| EngineError::Matrix { tensor: node.weight.clone(), source };
-        let (rows, cols) = (info.rows(), info.cols());
-        let mut builder = MatrixBuilder::new(info.dtype, rows as usize, cols as usize).map_err(refused)?;
-        let step = (PIECE / info.row_bytes().unwrap_or(PIECE).max(1)).max(1);
-        let mut at = 0;
-        while at < rows {
-            let end = rows.min(at + step);
-            self.read(id, info, at..end)?;
-            builder.push_rows(&self.piece).map_err(refused)?;
-            at = end;
+        match self.0.remove(name) {
+            Some(Packed::Norm(norm)) => Ok(norm),
+            _ => Err(EngineError::Missing { tensor: name.to_owned() }),
         }
-        builder.finish().map_err(refused)
     }
-
-    /// A norm or a bias in f32, whatever its type.
-    fn vector(&mut self, name: &str, shape: &[u64]) -> Result<Vec<f32>, EngineError> {
-        let (id, info) = find(self.source, name, shape)?;
-        self.read(id, info, 0..1)?;
-        let mut out = vec![0.0; info.cols() as usize];
-        let refused = |source| EngineError::Decode { tensor: name.to_owned(), source };
-        blocks::decode(info.dtype, &self.piece, &mut out).map_err(refused)?;
-        Ok(out)
-    }
-
-    /// Fills the piece with `rows`.
-    fn read(&mut self, id: TensorId, info: &TensorInfo, rows: std::ops::Range<u64>) -> Result<(), EngineError> {
-        let bytes = info.row_bytes().unwrap_or(0).saturating_mul(rows.end - rows.start) as usize;
-        if let Some(more) = bytes.checked_sub(self.piece.len()) {
-            self.piece.try_reserve_exact(more).map_err(|_| EngineError::Memory { what: "a row of weights", bytes })?;
-        }
-        self.piece.resize(bytes, 0);
-        let failed = |source| EngineError::Read { tensor: info.name.clone(), source };
-        self.source.read_rows(id, rows, &mut self.piece).map_err(failed)?;
-        self.done = self.done.saturating_add(bytes as u64);
-        (self.progress)(self.done, self.total);
-        Ok(())
-    }
-}
-
-fn find<'a>(source: &'a dyn TensorSource, name: &str, want: &[u64]) -> Result<(TensorId, &'a TensorInfo), EngineError> {
-    let id = source.index().find(name).ok_or_else(|| EngineError::Missing { tensor: name.to_owned() })?;
-    let info = source.index().get(id);
-    if info.shape != want {
-        return Err(EngineError::Shape { tensor: name.to_owned(), want: want.to_vec(), got: info.shape.clone() });
-    }
-    Ok((id, info))
 }

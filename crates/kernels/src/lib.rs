@@ -12,6 +12,7 @@ pub mod matrix;
 mod activations;
 mod attention;
 mod float_env;
+mod large_pages;
 mod pool;
 mod product;
 mod rope;

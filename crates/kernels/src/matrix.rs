@@ -4,7 +4,7 @@
 //! as 16 lanes, then its 16-bit fields, each as 16 lanes. So a panel is as large as its rows are on disk, the packing
 //! loses nothing, and it is the same on every instruction set. Panels come in pairs; missing rows are zero blocks.
 
-use crate::simd::LANES;
+use crate::{large_pages, simd::LANES};
 use coffer_checkpoint::{DType, blocks};
 
 /// A packed weight matrix of `rows × cols`; the packing is the same on every ISA.
@@ -77,10 +77,19 @@ impl Matrix {
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.panel_count() * self.panel_bytes) }
     }
 
-    fn panels_mut(&mut self) -> &mut [u8] {
-        let bytes = self.panel_count() * self.panel_bytes;
+    /// The bytes of the panel that begins with row `row`, zeros if it was not there yet; those before it are there.
+    fn panel_mut(&mut self, row: usize) -> &mut [u8] {
+        let (begin, end) = (row / LANES * self.panel_bytes, (row / LANES + 1) * self.panel_bytes);
+        self.grow(end);
         // SAFETY: a line is 64 initialized bytes without padding, any bytes are a valid line, and the borrow is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), bytes) }
+        let bytes = unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), size_of_val(&*self.lines)) };
+        &mut bytes[begin..end]
+    }
+
+    /// Adds zeros up to `bytes`, for which memory was reserved.
+    fn grow(&mut self, bytes: usize) {
+        let lines = bytes.div_ceil(size_of::<Line>()).max(self.lines.len());
+        self.lines.resize(lines, Line([0; 64]));
     }
 }
 
@@ -118,7 +127,7 @@ impl MatrixBuilder {
         let (Some(panel_bytes), Some(bytes)) = (panel_bytes, bytes) else { return Err(MatrixError::Memory(usize::MAX)) };
         let mut lines = Vec::new();
         lines.try_reserve_exact(bytes.div_ceil(size_of::<Line>())).map_err(|_| MatrixError::Memory(bytes))?;
-        lines.resize(bytes.div_ceil(size_of::<Line>()), Line([0; 64]));
+        large_pages::advise(lines.spare_capacity_mut());
         Ok(Self { matrix: Matrix { dtype, rows, cols, panel_bytes, lines }, packed: 0, waiting: Vec::new() })
     }
 
@@ -162,6 +171,7 @@ impl MatrixBuilder {
             rows.resize(self.matrix.panel_bytes, 0);
             self.pack_panel(&rows);
         }
+        self.matrix.grow(self.matrix.panel_count() * self.matrix.panel_bytes);
         Ok(self.matrix)
     }
 
@@ -178,7 +188,7 @@ impl MatrixBuilder {
     /// Packs the raw rows of the next panel.
     fn pack_panel(&mut self, rows: &[u8]) {
         let Matrix { dtype, panel_bytes, .. } = self.matrix;
-        let panel = &mut self.matrix.panels_mut()[self.packed / LANES * panel_bytes..][..panel_bytes];
+        let panel = self.matrix.panel_mut(self.packed);
         let row_bytes = panel_bytes / LANES;
         let rows: [&[u8]; LANES] = std::array::from_fn(|lane| &rows[lane * row_bytes..][..row_bytes]);
         match dtype {

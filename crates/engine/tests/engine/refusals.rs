@@ -49,6 +49,19 @@ fn integers_are_no_weights() {
 }
 
 #[test]
+fn of_several_bad_tensors_the_first_is_named_whatever_the_threads() {
+    let mut tensors = Memory::random(&qwen2(), DType::F32, 1).into_tensors();
+    for (info, _) in tensors.iter_mut().filter(|(info, _)| info.name.contains("up_proj") || info.name.contains("down_proj")) {
+        info.dtype = DType::I32;
+    }
+    let memory = Memory::new(tensors);
+    for threads in [1, 2, 3, 8].repeat(8) {
+        let got = message(Engine::load(&qwen2(), &memory, LoadOptions { threads, ..OPTIONS }, &mut |_, _| ()));
+        assert!(got.starts_with("tensor `model.layers.0.mlp.up_proj.weight`"), "{got}");
+    }
+}
+
+#[test]
 fn blocks_that_do_not_fill_a_row_are_refused() {
     let got = message(load_changed("model.layers.1.mlp.down_proj.weight", |info, bytes| {
         info.dtype = DType::Q4_K;
