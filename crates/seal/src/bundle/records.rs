@@ -40,6 +40,11 @@ impl RecordKind {
     }
 }
 
+/// Whether a file of this name (`.parquet`) brings its own index of records along, in its footer.
+pub fn is_parquet(name: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(_, ending)| ending.eq_ignore_ascii_case("parquet"))
+}
+
 /// The records of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordIndex {

@@ -344,9 +344,11 @@ fn records_are_found_by_their_index() {
     let to = [recipient(&Identity::generate())];
     let error = seal_data(&source, &folder.path().join("c"), &to, &mut quiet).unwrap_err().to_string();
     assert!(error.contains("train.jsonl") && error.contains("line 2: not JSON"), "{error}");
-    let error = seal_data(&source.join("table.parquet"), &folder.path().join("c"), &to, &mut quiet).unwrap_err();
+    let weights = folder.path().join("weights.bin");
+    fs::write(&weights, "x").unwrap();
+    let error = seal_data(&weights, &folder.path().join("c"), &to, &mut quiet).unwrap_err();
     assert!(error.to_string().contains("no JSONL"), "{error}");
-    assert_eq!(names_in(folder.path()), ["b", "data"]);
+    assert_eq!(names_in(folder.path()), ["b", "data", "weights.bin"]);
 }
 
 proptest! {

@@ -1,6 +1,9 @@
 //! Sealing what lies on a disk: one file, or a folder with all that is in it.
 
-use super::{BundleError, BundleWriter, Progress, records::RecordKind};
+use super::{
+    BundleError, BundleWriter, Progress,
+    records::{RecordKind, is_parquet},
+};
 use crate::Recipient;
 use std::{
     fs::{self, File},
@@ -17,11 +20,12 @@ pub fn seal_path(path: &Path, out: &Path, recipients: &[Recipient], progress: Pr
     seal(list(path)?, out, recipients, &|_| None, progress)
 }
 
-/// As [`seal_path`], and every file whose name says that it is text or JSONL gets an index of its records. There must be one.
+/// As [`seal_path`], and every file whose name says that it is text or JSONL gets an index of its records. There must be one, or a
+/// Parquet file, which has its own.
 pub fn seal_data(path: &Path, out: &Path, recipients: &[Recipient], progress: Progress<'_>) -> Result<(), BundleError> {
     let files = list(path)?;
-    if !files.iter().any(|file| RecordKind::of_name(&file.name).is_some()) {
-        let why = "there is no text (.txt, .text, .md) and no JSONL (.jsonl, .ndjson) in it to index";
+    if !files.iter().any(|file| RecordKind::of_name(&file.name).is_some() || is_parquet(&file.name)) {
+        let why = "there is no text (.txt, .text, .md), no JSONL (.jsonl, .ndjson) and no Parquet (.parquet) in it";
         return Err(BundleError::Source { path: path.display().to_string(), why: why.into() });
     }
     seal(files, out, recipients, &RecordKind::of_name, progress)
