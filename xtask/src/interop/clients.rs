@@ -64,24 +64,26 @@ pub(super) fn node(peers: &Peers, script: &str, arguments: &[&str]) -> Result<St
 }
 
 /// A running `coffer serve` on a free port, with a key to it.
-struct Server {
-    child: Child,
-    address: SocketAddr,
-    key: String,
+pub(super) struct Server {
+    pub(super) child: Child,
+    pub(super) address: SocketAddr,
+    pub(super) key: String,
 }
 
 impl Server {
+    /// Serves scribe-8m; its database lies in `folder`.
     fn start(peers: &Peers, folder: &Path) -> Result<Self> {
+        let mut serve = peers.coffer("serve")?;
+        serve.arg(scribe(peers));
+        Self::run(peers, folder, serve)
+    }
+
+    /// Runs `serve` with the address and the database added, which lies in `folder`.
+    pub(super) fn run(peers: &Peers, folder: &Path, mut serve: Command) -> Result<Self> {
         let keys = folder.join("keys.sqlite");
         let key = output(peers.coffer("keys")?.args(["add", "interop", "--database"]).arg(&keys))?.trim().to_owned();
-        let mut child = peers
-            .coffer("serve")?
-            .arg(scribe(peers))
-            .args(["--listen", "127.0.0.1:0", "--database"])
-            .arg(&keys)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
+        serve.args(["--listen", "127.0.0.1:0", "--database"]).arg(&keys);
+        let mut child = serve.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let mut line = String::new();
         BufReader::new(child.stdout.take().context("stdout is piped")?).read_line(&mut line)?;
         let address = line
@@ -93,7 +95,7 @@ impl Server {
         Ok(Self { child, address, key })
     }
 
-    fn url(&self, address: SocketAddr) -> String {
+    pub(super) fn url(&self, address: SocketAddr) -> String {
         format!("http://{address}")
     }
 }

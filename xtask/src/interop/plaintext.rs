@@ -3,13 +3,17 @@
 
 use super::Outcome;
 use crate::{
-    interop::{exec::Sealed, numbers::scribe},
+    interop::{
+        clients::{Server, node},
+        exec::Sealed,
+        numbers::scribe,
+    },
     peers::{Peers, output},
 };
 use anyhow::{Context, Result, ensure};
 use std::{
     fs,
-    io::{BufRead, BufReader, Read},
+    io::Read,
     os::unix::process::ExitStatusExt,
     path::Path,
     process::{Command, Stdio},
@@ -34,7 +38,7 @@ pub(crate) fn search(peers: &Peers, folder: &Path) -> Result<Outcome> {
     let made = Sealed::new(peers, &scribe(peers), &keys)?;
     let bundle = Sealed { bundle: sealed.join("bundle"), key: made.key };
     fs::rename(made.bundle, &bundle.bundle)?;
-    let markers = Markers::new(peers, &bundle.key)?;
+    let mut markers = Markers::new(peers, &bundle.key)?;
 
     let python = peers.python()?;
     let hold = peers.script("hold.py");
@@ -51,7 +55,7 @@ pub(crate) fn search(peers: &Peers, folder: &Path) -> Result<Outcome> {
     );
 
     aborted(bundle.exec(peers, &python)?.arg(&hold).arg(format!("{{}}/{WEIGHTS}")).arg(PROMPT), &sealed)?;
-    serve_and_abort(peers, &bundle, &sealed)?;
+    markers.0.extend(serve_and_abort(peers, &bundle, &sealed)?);
     let found = markers.found(&sealed)?;
     ensure!(found.is_empty(), "found after seal, exec and serve: {found:?}");
     let is_core = |f: &std::path::PathBuf| f.file_name().is_some_and(|name| name.to_string_lossy().starts_with("core"));
@@ -146,22 +150,24 @@ fn dumping(command: &Command, folder: &Path) -> Command {
     shell
 }
 
-/// Serves the sealed model, has it answer the prompt, and aborts it.
-fn serve_and_abort(peers: &Peers, bundle: &Sealed, folder: &Path) -> Result<()> {
+/// Serves the sealed model, has it answer the prompt in clear and encrypted, and aborts it. Gives what must not be found either.
+fn serve_and_abort(peers: &Peers, bundle: &Sealed, folder: &Path) -> Result<[(&'static str, Vec<u8>); 2]> {
     let mut serve = peers.coffer("serve")?;
-    serve.arg(&bundle.bundle).arg("--identity").arg(&bundle.key).args(["--dangerously-open", "--listen", "127.0.0.1:0"]);
-    let mut child = dumping(&serve, folder).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().context("stdout is piped")?).read_line(&mut line)?;
-    let url =
-        format!("{}/v1/completions", line.trim().strip_prefix("serving ").with_context(|| format!("serve printed {line:?}"))?);
+    serve.arg(&bundle.bundle).arg("--identity").arg(&bundle.key);
+    let mut server = Server::run(peers, folder, dumping(&serve, folder))?;
+    let (base, key) = (server.url(server.address), server.key.clone());
     let body = serde_json::json!({"model": "bundle", "prompt": PROMPT, "max_tokens": 8}).to_string();
-    let answer = output(Command::new("curl").args(["-sS", "-H", "Content-Type: application/json", "-d", &body, &url]))?;
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "-H", "Content-Type: application/json", "-H", &format!("Authorization: Bearer {key}"), "-d", &body]);
+    let answer = output(curl.arg(format!("{base}/v1/completions")))?;
     ensure!(answer.contains("choices"), "{answer}");
-    output(Command::new("kill").args(["-ABRT", &child.id().to_string()]))?;
-    let status = child.wait()?;
+    let answer = node(peers, "openai_ehbp.mjs", &[&base, &key, PROMPT, "encrypted"])?;
+    ensure!(answer.len() > 20, "the answer {answer:?} is too short to look for");
+    output(Command::new("kill").args(["-ABRT", &server.child.id().to_string()]))?;
+    let status = server.child.wait()?;
     ensure!(status.signal() == Some(SIGABRT), "serve ended with {status}");
-    Ok(())
+    let start = answer.char_indices().nth(20).map_or(answer.len(), |(at, _)| at);
+    Ok([("the API key", key.into_bytes()), ("the answer", answer.as_bytes()[..start].to_vec())])
 }
 
 /// Searches what is swapped to files and partitions that can be read.
