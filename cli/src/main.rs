@@ -23,6 +23,10 @@ mod work;
 use clap::FromArgMatches;
 use std::process::ExitCode;
 
+/// Prompts, answers and keys pass through buffers of many libraries; whatever is freed is wiped first.
+#[global_allocator]
+static WIPING: zeroizing_alloc::ZeroAlloc<std::alloc::System> = zeroizing_alloc::ZeroAlloc(std::alloc::System);
+
 fn main() -> ExitCode {
     let matches = match settings::command().and_then(|command| Ok(command.try_get_matches()?)) {
         Ok(matches) => matches,

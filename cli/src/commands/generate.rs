@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use coffer_engine::SamplingParams;
 use coffer_model::Message;
 use coffer_store::Model;
-use std::{io::Write, path::PathBuf, time::Instant};
+use std::{io::Write, mem::ManuallyDrop, path::PathBuf, time::Instant};
 
 /// Continue a prompt, or answer it with --chat. The same seed gives the same text on every machine.
 #[derive(clap::Args)]
@@ -65,7 +65,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let model = args.model.open()?;
     let prompt = args.prompt_tokens(&model)?;
     ensure!(!prompt.is_empty(), "the prompt has no tokens");
-    let engine = args.compute.load(&model, args.progress)?;
+    // Weights are not wiped: the kernel clears the pages of a process that ends, and the user would wait for it twice.
+    let engine = ManuallyDrop::new(args.compute.load(&model, args.progress)?);
     let answer = args.generate(&model, &engine, &prompt)?;
     if args.json {
         return output::json(&answer);

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use std::{
     fs,
     io::Read,
-    os::unix::process::ExitStatusExt,
+    os::unix::{ffi::OsStrExt, fs::FileExt, process::ExitStatusExt},
     path::Path,
     process::{Command, Stdio},
 };
@@ -55,7 +55,7 @@ pub(crate) fn search(peers: &Peers, folder: &Path) -> Result<Outcome> {
     );
 
     aborted(bundle.exec(peers, &python)?.arg(&hold).arg(format!("{{}}/{WEIGHTS}")).arg(PROMPT), &sealed)?;
-    markers.0.extend(serve_and_abort(peers, &bundle, &sealed)?);
+    let memory = serve_and_abort(peers, &bundle, &sealed, &mut markers)?;
     let found = markers.found(&sealed)?;
     ensure!(found.is_empty(), "found after seal, exec and serve: {found:?}");
     let is_core = |f: &std::path::PathBuf| f.file_name().is_some_and(|name| name.to_string_lossy().starts_with("core"));
@@ -63,7 +63,7 @@ pub(crate) fn search(peers: &Peers, folder: &Path) -> Result<Outcome> {
     ensure!(cores.is_empty(), "core dumps: {cores:?}");
     let swap = swap(&markers)?;
     Ok(Outcome::Passed(format!(
-        "plain: found on disk and {} of 3 in a core dump; sealed: nothing, no core dump; swap: {swap}",
+        "plain: found on disk and {} of 3 in a core dump; sealed: nothing, no core dump; {memory}; swap: {swap}",
         dumped.len()
     )))
 }
@@ -150,8 +150,9 @@ fn dumping(command: &Command, folder: &Path) -> Command {
     shell
 }
 
-/// Serves the sealed model, has it answer the prompt in clear and encrypted, and aborts it. Gives what must not be found either.
-fn serve_and_abort(peers: &Peers, bundle: &Sealed, folder: &Path) -> Result<[(&'static str, Vec<u8>); 2]> {
+/// Serves the sealed model, has it answer the prompt in clear and encrypted, and aborts it. Adds what must not be found either to the
+/// markers, and says what of a conversation that is over is in the server's memory.
+fn serve_and_abort(peers: &Peers, bundle: &Sealed, folder: &Path, markers: &mut Markers) -> Result<String> {
     let mut serve = peers.coffer("serve")?;
     serve.arg(&bundle.bundle).arg("--identity").arg(&bundle.key);
     let mut server = Server::run(peers, folder, dumping(&serve, folder))?;
@@ -163,11 +164,33 @@ fn serve_and_abort(peers: &Peers, bundle: &Sealed, folder: &Path) -> Result<[(&'
     ensure!(answer.contains("choices"), "{answer}");
     let answer = node(peers, "openai_ehbp.mjs", &[&base, &key, PROMPT, "encrypted"])?;
     ensure!(answer.len() > 20, "the answer {answer:?} is too short to look for");
+    let start = answer.char_indices().nth(20).map_or(answer.len(), |(at, _)| at);
+    markers.0.extend([("the API key", key.into_bytes()), ("the answer", answer.as_bytes()[..start].to_vec())]);
+    let memory = in_memory(server.child.id(), markers, bundle.bundle.as_os_str().as_bytes())?;
     output(Command::new("kill").args(["-ABRT", &server.child.id().to_string()]))?;
     let status = server.child.wait()?;
     ensure!(status.signal() == Some(SIGABRT), "serve ended with {status}");
-    let start = answer.char_indices().nth(20).map_or(answer.len(), |(at, _)| at);
-    Ok([("the API key", key.into_bytes()), ("the answer", answer.as_bytes()[..start].to_vec())])
+    Ok(memory)
+}
+
+/// Seeks the markers in what a running process may write to; `argument`, which it was started with, shows that the search finds what is there.
+fn in_memory(process: u32, markers: &Markers, argument: &[u8]) -> Result<String> {
+    let Ok(memory) = fs::File::open(format!("/proc/{process}/mem")) else { return Ok("its memory cannot be read here".into()) };
+    let maps = fs::read_to_string(format!("/proc/{process}/maps"))?;
+    let (mut found, mut control) = (Vec::new(), false);
+    for line in maps.lines().filter(|line| line.split_whitespace().nth(1).is_some_and(|rights| rights.starts_with("rw"))) {
+        let range = line.split_once(' ').and_then(|(range, _)| range.split_once('-')).context("a map has a range")?;
+        let (begin, end) = (u64::from_str_radix(range.0, 16)?, u64::from_str_radix(range.1, 16)?);
+        let mut bytes = vec![0; usize::try_from(end - begin)?];
+        // Pages that the kernel keeps for itself cannot be read.
+        if memory.read_exact_at(&mut bytes, begin).is_ok() {
+            control |= holds(&bytes, argument);
+            found.extend(markers.0.iter().filter(|(_, marker)| holds(&bytes, marker)).map(|(name, _)| *name));
+        }
+    }
+    ensure!(control, "the search does not find an argument of the server in its memory");
+    ensure!(found.is_empty(), "in the memory of a server whose conversations are over: {found:?}");
+    Ok("nothing of a conversation in its memory".into())
 }
 
 /// Searches what is swapped to files and partitions that can be read.
