@@ -14,6 +14,8 @@ use std::{
 const LOGIT_TOLERANCE: f32 = 2e-3;
 /// Largest relative difference of perplexity from llama.cpp's.
 const PERPLEXITY_TOLERANCE: f64 = 0.005;
+/// How often llama-perplexity is run until it prints its figure.
+const TRIES: usize = 5;
 const CHUNK: usize = 512;
 
 /// scribe-8m on 512 held-out tokens: the largest logit difference from transformers in float32.
@@ -47,15 +49,21 @@ pub(crate) fn llama_perplexity(peers: &Peers, _folder: &Path) -> Result<Outcome>
 pub(crate) fn perplexities(peers: &Peers, gguf: &Path, text: &Path, chunks: usize) -> Result<(f64, f64)> {
     let mut llama = Command::new(peers.llama("llama-perplexity")?);
     llama.arg("-m").arg(gguf).arg("-f").arg(text).args(["-t", "2", "-c", &CHUNK.to_string(), "--chunks", &chunks.to_string()]);
-    // The figure is printed on stdout or stderr, depending on the version.
-    let out = llama.output()?;
-    let printed = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    let figure = printed.split("Final estimate: PPL = ").nth(1).and_then(|s| s.split_whitespace().next());
-    let theirs = figure.with_context(|| format!("llama-perplexity printed no estimate:\n{printed}"))?.parse()?;
+    let theirs = (0..TRIES).find_map(|_| estimate(&mut llama).transpose()).context("llama-perplexity printed no estimate")??;
 
     let model = coffer_store::open(gguf, &[])?;
     let ids = model.tokenizer.as_ref().context("no tokenizer")?.encode(&std::fs::read_to_string(text)?, true)?;
     Ok((second_half_perplexity(&load(&model)?, &ids, chunks)?, theirs))
+}
+
+/// What llama-perplexity prints, on stdout or stderr, depending on the version. `None` if it ends well without: its log loses the last
+/// lines in one of some sixteen runs.
+fn estimate(llama: &mut Command) -> Result<Option<f64>> {
+    let out = llama.output()?;
+    let printed = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    ensure!(out.status.success(), "llama-perplexity ended with {}:\n{printed}", out.status);
+    let figure = printed.split("Final estimate: PPL = ").nth(1).and_then(|s| s.split_whitespace().next());
+    Ok(figure.map(str::parse).transpose()?)
 }
 
 /// Fails unless two perplexities agree.
