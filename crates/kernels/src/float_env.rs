@@ -91,14 +91,18 @@ mod other {
     pub(super) fn write((): ()) {}
 }
 
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(all(test, any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod tests {
     use super::*;
 
     #[test]
     fn a_strange_environment_is_replaced_and_put_back() {
         /// Flush to zero, denormals are zero, round up.
+        #[cfg(target_arch = "x86_64")]
         const STRANGE: Control = STANDARD | 0x8040 | 0x4000;
+        /// Flush to zero, default NaN, round up.
+        #[cfg(target_arch = "aarch64")]
+        const STRANGE: Control = STANDARD | 1 << 24 | 1 << 25 | 1 << 22;
         write(STRANGE);
         let inside = {
             let _env = FloatEnv::enter();

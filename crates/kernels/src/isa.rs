@@ -10,10 +10,14 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL and VNNI.
     Avx512,
+    /// aarch64 with NEON.
+    Neon,
+    /// aarch64 with NEON and the dot product of ARMv8.2.
+    NeonDot,
 }
 
 impl Isa {
-    const ALL: [Isa; 3] = [Isa::Scalar, Isa::Avx2, Isa::Avx512];
+    const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Neon, Isa::NeonDot];
 
     /// Those that this machine runs, slowest first; never empty.
     pub fn available() -> Vec<Isa> {
@@ -43,12 +47,14 @@ impl Isa {
         })
     }
 
-    /// `scalar`, `avx2`, `avx512`.
+    /// `scalar`, `avx2`, `avx512`, `neon`, `neon-dot`.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Neon => "neon",
+            Isa::NeonDot => "neon-dot",
         }
     }
 
@@ -66,7 +72,11 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni")
             }
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => Isa::Neon.is_available() && std::arch::is_aarch64_feature_detected!("dotprod"),
+            // Those of other machines.
             _ => false,
         }
     }
