@@ -5,7 +5,7 @@ use crate::{
     output::{self, Table},
 };
 use anyhow::Result;
-use coffer_seal::bundle::records::{RecordKind, is_parquet};
+use coffer_seal::bundle::records::has_records;
 use coffer_store::{Dataset, FileSet};
 
 #[derive(serde::Serialize)]
@@ -30,10 +30,7 @@ pub(crate) fn inspect(place: &ModelArgs, head: u64, json: bool) -> Result<bool> 
     let identities = place.identities.load_for(&place.path)?;
     let files = FileSet::open(&place.path, identities)?;
     let named = |wanted: &dyn Fn(&str) -> bool| files.list().iter().any(|(name, _)| wanted(name));
-    if files.has("config.json")
-        || named(&|name| name.ends_with(".gguf"))
-        || !named(&|n| RecordKind::of_name(n).is_some() || is_parquet(n))
-    {
+    if files.has("config.json") || named(&|name| name.ends_with(".gguf")) || !named(&has_records) {
         return Ok(false);
     }
     let data = Dataset::open(&place.path, identities)?;

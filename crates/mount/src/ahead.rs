@@ -3,12 +3,7 @@
 
 use crate::fuse::MAX_READ;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-use std::{
-    fs::{self, File},
-    io,
-    path::Path,
-    thread,
-};
+use std::{fs::File, io, path::Path, thread};
 
 /// One part in so many of the available memory may be filled with what nobody has asked for yet.
 const SHARE: u64 = 2;
@@ -21,16 +16,10 @@ pub(crate) fn start(path: &Path, size: u64) {
 
 fn read_ahead(path: &Path, size: u64) -> io::Result<()> {
     let file = File::open(path)?;
-    let end = size.min(available_memory()? / SHARE);
+    // Where nobody says how much memory there is, none is filled.
+    let end = size.min(crate::memory("MemAvailable:").unwrap_or(0) / SHARE);
     for at in (0..end).step_by(MAX_READ) {
         posix_fadvise(&file, at as i64, MAX_READ as i64, PosixFadviseAdvice::POSIX_FADV_WILLNEED)?;
     }
     Ok(())
-}
-
-/// Bytes that can be had without swapping.
-fn available_memory() -> io::Result<u64> {
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.split_whitespace().next()?.parse::<u64>().ok());
-    line.map(|kb| kb << 10).ok_or_else(|| io::ErrorKind::Unsupported.into())
 }

@@ -109,6 +109,13 @@ pub fn swap_is_on() -> Option<bool> {
     std::fs::read_to_string("/proc/swaps").ok().map(|text| text.lines().count() > 1)
 }
 
+/// A line of `/proc/meminfo` in bytes, by its name (`MemAvailable:`); `None` where there is no such file.
+pub fn memory(name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
 /// Why the files of a bundle cannot be shown.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

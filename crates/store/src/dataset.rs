@@ -1,12 +1,10 @@
 //! Data sets: the records of text, JSONL and Parquet files, plain or sealed, at random and shuffled.
 
-#[cfg(feature = "parquet")]
-use crate::parquet;
-use crate::{FileSet, StoreError, shuffle::Shuffle};
+use crate::{FileSet, StoreError, parquet, shuffle::Shuffle};
 use coffer_checkpoint::ReadAt;
 use coffer_seal::{
     Identity,
-    bundle::records::{Indexer, MAX_RECORD, RecordIndex, RecordKind, is_blank, is_parquet},
+    bundle::records::{self, Indexer, MAX_RECORD, RecordIndex, RecordKind, is_blank, is_parquet},
 };
 use std::{path::Path, sync::Arc};
 use zeroize::Zeroizing;
@@ -34,7 +32,6 @@ pub struct DataFile {
 
 enum Records {
     Lines(RecordIndex, Arc<dyn ReadAt>),
-    #[cfg(feature = "parquet")]
     Rows(Box<parquet::Rows>),
 }
 
@@ -48,23 +45,16 @@ impl Dataset {
     /// files that are damaged, or that this build cannot read (feature `parquet`).
     pub fn open(path: &Path, identities: &[Identity]) -> Result<Self, StoreError> {
         let set = FileSet::open(path, identities)?;
-        #[cfg(feature = "parquet")]
         let pages = Arc::new(parquet::PageCache::default());
         let mut files: Vec<DataFile> = Vec::new();
         let mut first = 0;
         for (name, bytes) in set.list() {
             let records = match RecordKind::of_name(name) {
                 Some(kind) => lines(&set, name, kind)?,
-                #[cfg(feature = "parquet")]
                 None if is_parquet(name) => {
                     let rows = parquet::Rows::open(files.len(), set.file(name)?, pages.clone());
                     rows.map(|rows| Records::Rows(rows.into()))
                         .map_err(|reason| StoreError::File { path: name.clone(), reason })?
-                }
-                #[cfg(not(feature = "parquet"))]
-                None if is_parquet(name) => {
-                    let reason = "this build reads no Parquet: cargo install --path cli --features parquet".into();
-                    return Err(StoreError::File { path: name.clone(), reason });
                 }
                 None => continue,
             };
@@ -73,7 +63,7 @@ impl Dataset {
             files.push(file);
         }
         if files.is_empty() {
-            let reason = "no text (.txt, .text, .md), no JSONL (.jsonl, .ndjson) and no Parquet (.parquet)".into();
+            let reason = records::NONE.into();
             return Err(StoreError::File { path: path.display().to_string(), reason });
         }
         Ok(Self { files })
@@ -116,7 +106,6 @@ impl DataFile {
     pub fn kind(&self) -> &'static str {
         match &self.records {
             Records::Lines(index, _) => index.kind().name(),
-            #[cfg(feature = "parquet")]
             Records::Rows(_) => "parquet",
         }
     }
@@ -125,7 +114,6 @@ impl DataFile {
     pub fn count(&self) -> u64 {
         match &self.records {
             Records::Lines(index, _) => index.count(),
-            #[cfg(feature = "parquet")]
             Records::Rows(rows) => rows.count(),
         }
     }
@@ -137,7 +125,6 @@ impl DataFile {
         }
         match &self.records {
             Records::Lines(index, file) => self.line(index, &**file, wanted),
-            #[cfg(feature = "parquet")]
             Records::Rows(rows) => rows.record(wanted).map_err(|reason| StoreError::File { path: self.name.clone(), reason }),
         }
     }

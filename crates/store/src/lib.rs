@@ -11,6 +11,9 @@ pub mod open;
 mod origin;
 #[cfg(feature = "parquet")]
 mod parquet;
+#[cfg(not(feature = "parquet"))]
+#[path = "parquet/absent.rs"]
+mod parquet;
 mod shuffle;
 pub mod signed;
 pub mod write;

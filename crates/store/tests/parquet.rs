@@ -1,6 +1,6 @@
 //! Rows of Parquet files, plain and sealed. `tests/parquet/` was written by pyarrow (`xtask/peers/parquet_rows.py tests/parquet 24`).
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![cfg_attr(feature = "parquet", expect(clippy::unwrap_used, reason = "helpers of tests"))]
 
 use coffer_store::Dataset;
 use std::path::PathBuf;

@@ -40,6 +40,14 @@ impl RecordKind {
     }
 }
 
+/// What there is to say of files none of which [`has_records`].
+pub const NONE: &str = "no text (.txt, .text, .md), no JSONL (.jsonl, .ndjson) and no Parquet (.parquet)";
+
+/// Whether a file of this name holds records: it is indexed, or brings its own index along.
+pub fn has_records(name: &str) -> bool {
+    RecordKind::of_name(name).is_some() || is_parquet(name)
+}
+
 /// Whether a file of this name (`.parquet`) brings its own index of records along, in its footer.
 pub fn is_parquet(name: &str) -> bool {
     name.rsplit_once('.').is_some_and(|(_, ending)| ending.eq_ignore_ascii_case("parquet"))

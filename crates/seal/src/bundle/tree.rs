@@ -2,7 +2,7 @@
 
 use super::{
     BundleError, BundleWriter, Progress,
-    records::{RecordKind, is_parquet},
+    records::{self, RecordKind},
 };
 use crate::Recipient;
 use std::{
@@ -24,9 +24,9 @@ pub fn seal_path(path: &Path, out: &Path, recipients: &[Recipient], progress: Pr
 /// Parquet file, which has its own.
 pub fn seal_data(path: &Path, out: &Path, recipients: &[Recipient], progress: Progress<'_>) -> Result<(), BundleError> {
     let files = list(path)?;
-    if !files.iter().any(|file| RecordKind::of_name(&file.name).is_some() || is_parquet(&file.name)) {
-        let why = "there is no text (.txt, .text, .md), no JSONL (.jsonl, .ndjson) and no Parquet (.parquet) in it";
-        return Err(BundleError::Source { path: path.display().to_string(), why: why.into() });
+    if !files.iter().any(|file| records::has_records(&file.name)) {
+        let why = format!("there is {} in it", records::NONE);
+        return Err(BundleError::Source { path: path.display().to_string(), why });
     }
     seal(files, out, recipients, &RecordKind::of_name, progress)
 }

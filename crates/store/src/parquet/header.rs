@@ -202,7 +202,7 @@ fn numbers(thrift: &mut Thrift<'_>) -> Result<[i64; 8], Fault> {
 }
 
 fn count(value: i64) -> Result<u32, Fault> {
-    let count = u32::try_from(value).ok().filter(|count| *count <= MAX_VALUES.max(MAX_PAGE as u32));
+    let count = u32::try_from(value).ok().filter(|count| u64::from(*count) <= MAX_PAGE);
     count.ok_or(Fault::Bad("a count in its header is negative or too large"))
 }
 
