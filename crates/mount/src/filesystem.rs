@@ -22,10 +22,6 @@ use zeroize::Zeroizing;
 /// Nothing changes while it is mounted.
 const FOREVER: Duration = Duration::from_secs(1 << 30);
 const ROOT: usize = 0;
-/// Readers of one file that do not wait for one another, each with one decrypted segment.
-const LANES: u64 = 4;
-/// Offsets that share a lane: about a segment, so that small reads in sequence decrypt it once.
-const LANE_BITS: u32 = 18;
 const BLOCK: u32 = 4096;
 
 /// The tree. The node at index `i` has the inode number `i + 1`.
@@ -46,7 +42,7 @@ enum Content {
     Folder(BTreeMap<String, usize>),
     File {
         size: u64,
-        lanes: Vec<Arc<dyn ReadAt>>,
+        bytes: Arc<dyn ReadAt>,
         /// Where it is mounted.
         path: PathBuf,
         opened: Once,
@@ -63,9 +59,9 @@ impl Files {
             for folder in folders.split('/').filter(|f| !f.is_empty()) {
                 parent = child(&mut nodes, parent, folder, || Content::Folder(BTreeMap::new()));
             }
-            let lanes = (0..LANES).map(|_| files.file(full_name)).collect::<Result<_, _>>()?;
+            let bytes = files.file(full_name)?;
             let (size, path, opened) = (*size, root.join(full_name), Once::new());
-            child(&mut nodes, parent, name, || Content::File { size, lanes, path, opened });
+            child(&mut nodes, parent, name, || Content::File { size, bytes, path, opened });
         }
         Ok(Self { nodes, on_error, told: Mutex::default(), spare: Mutex::default() })
     }
@@ -115,14 +111,13 @@ impl Files {
 
     /// The bytes at `offset`, at most `len`; fewer at the end of the file.
     fn bytes(&self, inode: INodeNo, offset: u64, len: u32) -> Result<Zeroizing<Vec<u8>>, Errno> {
-        let (_, Node { content: Content::File { size, lanes, .. }, .. }) = self.node(inode)? else { return Err(Errno::EISDIR) };
+        let (_, Node { content: Content::File { size, bytes, .. }, .. }) = self.node(inode)? else { return Err(Errno::EISDIR) };
         let len = u64::from(len).min(size.saturating_sub(offset));
         // One that is too small is cleared and dropped: growing it would leave its content behind.
         let spare = self.spares().pop().filter(|buffer| buffer.capacity() >= len as usize);
         let mut out = spare.unwrap_or_else(|| Zeroizing::new(Vec::with_capacity(len as usize)));
         out.resize(len as usize, 0);
-        let lane = lanes.get(((offset >> LANE_BITS) % LANES) as usize).ok_or(Errno::EIO)?;
-        lane.read_exact_at(offset, &mut out).map_err(|error| self.tell(&error))?;
+        bytes.read_exact_at(offset, &mut out).map_err(|error| self.tell(&error))?;
         Ok(out)
     }
 

@@ -4,6 +4,7 @@ use super::{
     BundleError,
     layout::{BundleId, ContentKey, DATA, aad},
     manifest::Manifest,
+    recent::Recent,
 };
 use crate::{
     floe::{Cipher, HEADER_LEN, Layout, OVERHEAD},
@@ -20,6 +21,7 @@ pub(super) struct Data {
     file: Box<dyn PlacedFile>,
     pub(super) cipher: Cipher,
     layout: Layout,
+    recent: Recent,
     /// Segments decrypted so far.
     #[cfg(test)]
     pub(super) opened: std::sync::atomic::AtomicU64,
@@ -61,6 +63,7 @@ impl Data {
                 file,
                 cipher,
                 layout,
+                recent: Recent::default(),
                 #[cfg(test)]
                 opened: Default::default(),
             }),
@@ -87,22 +90,31 @@ impl Data {
         self.cipher.plain_len()
     }
 
-    /// Bytes of plaintext in the segment at `position`.
-    pub(super) fn plain_len_at(&self, position: u64) -> usize {
-        let (range, _) = self.layout.segment(position);
-        (range.end - range.start) as usize - OVERHEAD
-    }
-
-    /// The segment that holds the plaintext byte `at`, and that byte's place in it.
-    pub(super) fn locate(&self, at: u64) -> (u64, usize) {
-        self.layout.locate(at)
-    }
-
-    /// Decrypts one segment into `out`, which has its length; `sealed` is working space.
-    pub(super) fn open_segment(&self, position: u64, sealed: &mut Vec<u8>, out: &mut [u8]) -> Result<(), BundleError> {
-        let (range, last) = self.layout.segment(position);
-        self.read(range, sealed)?;
-        self.decrypt(position, last, sealed, out)
+    /// The plaintext from byte `at` on, as much as `out` holds, which must be there.
+    pub(super) fn read_plain(&self, mut at: u64, out: &mut [u8]) -> Result<(), BundleError> {
+        let (mut rest, mut sealed) = (out, Vec::new());
+        while !rest.is_empty() {
+            let (position, offset) = self.layout.locate(at);
+            let (range, last) = self.layout.segment(position);
+            let held = (range.end - range.start) as usize - OVERHEAD;
+            let (part, left) = rest.split_at_mut(rest.len().min(held - offset));
+            let open = |plain: &mut [u8]| {
+                self.read(range, &mut sealed)?;
+                self.decrypt(position, last, &sealed, plain)
+            };
+            if part.len() == held {
+                open(part)?;
+            } else {
+                let segment = self.recent.get(position, |plain| {
+                    plain.resize(held, 0);
+                    open(plain)
+                })?;
+                part.copy_from_slice(&segment.plain[offset..offset + part.len()]);
+            }
+            at += part.len() as u64;
+            rest = left;
+        }
+        Ok(())
     }
 
     /// Decrypts the segments at `positions`, which are read at once. `plain` gets their length.

@@ -9,6 +9,7 @@ use super::{
     members::Member,
     pipeline,
     records::{RecordIndex, RecordKind},
+    sealed_file::SealedFile,
     unpack::Unpacked,
     write::BundleWriter,
 };
@@ -22,9 +23,8 @@ use aws_lc_rs::digest;
 use std::{
     collections::{BTreeSet, HashMap},
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
-use zeroize::Zeroizing;
 
 /// An opened bundle.
 pub struct Bundle {
@@ -96,7 +96,7 @@ impl Bundle {
         self.find(name).map(|file| file.entry.sha256)
     }
 
-    /// One file, for random access. Cheap to clone behind an `Arc`; holds no plaintext beyond one segment.
+    /// One file, for random access.
     pub fn file(&self, name: &str) -> Result<SealedFile, BundleError> {
         self.find(name).map(|file| self.sealed(file))
     }
@@ -115,7 +115,7 @@ impl Bundle {
             return Err(invalid(format!("{size} bytes are too many")));
         }
         let mut bytes = vec![0; size as usize];
-        let place = SealedFile { data: self.data.clone(), name: name.into(), at: records.at, size, cached: Mutex::default() };
+        let place = SealedFile::new(self.data.clone(), name, records.at, size);
         place.read_exact_at(0, &mut bytes)?;
         RecordIndex::parse(kind, records.count, file.entry.size, &bytes).map(Some).map_err(invalid)
     }
@@ -217,8 +217,7 @@ impl Bundle {
     }
 
     fn sealed(&self, file: &Placed) -> SealedFile {
-        let name = file.entry.name.clone();
-        SealedFile { data: self.data.clone(), name, at: file.at, size: file.entry.size, cached: Mutex::default() }
+        SealedFile::new(self.data.clone(), &file.entry.name, file.at, file.entry.size)
     }
 }
 
@@ -252,70 +251,6 @@ pub(super) fn unlock(path: &Path, identities: &[Identity]) -> Result<Opened, Bun
     };
     identity.floor().map_or(Ok(()), |floor| floor.pass(&manifest.lineage, manifest.epoch)).map_err(refused)?;
     Ok(Opened { place, id, key, keyring, members, manifest })
-}
-
-/// A file inside a bundle, decrypted by position.
-pub struct SealedFile {
-    data: Arc<Data>,
-    name: String,
-    /// Where it begins in the data stream's plaintext.
-    at: u64,
-    size: u64,
-    cached: Mutex<Cached>,
-}
-
-/// The segment last read in part: small reads in sequence decrypt it once.
-#[derive(Default)]
-struct Cached {
-    position: Option<u64>,
-    plain: Zeroizing<Vec<u8>>,
-}
-
-impl SealedFile {
-    /// Plaintext length.
-    pub fn len(&self) -> u64 {
-        self.size
-    }
-
-    /// Whether the file is empty.
-    pub fn is_empty(&self) -> bool {
-        self.size == 0
-    }
-
-    /// Decrypts and authenticates the segments that cover `at..at + out.len()`.
-    pub fn read_exact_at(&self, at: u64, out: &mut [u8]) -> Result<(), BundleError> {
-        let len = out.len() as u64;
-        if at.checked_add(len).is_none_or(|end| end > self.size) {
-            return Err(BundleError::OutOfRange { name: self.name.clone(), at, len, size: self.size });
-        }
-        let mut sealed = Vec::new();
-        let (mut at, mut rest) = (self.at + at, out);
-        while !rest.is_empty() {
-            let (position, offset) = self.data.locate(at);
-            let held = self.data.plain_len_at(position);
-            let (part, left) = rest.split_at_mut(rest.len().min(held - offset));
-            if part.len() == held {
-                self.data.open_segment(position, &mut sealed, part)?;
-            } else {
-                self.read_part(position, offset, &mut sealed, part)?;
-            }
-            at += part.len() as u64;
-            rest = left;
-        }
-        Ok(())
-    }
-
-    fn read_part(&self, position: u64, offset: usize, sealed: &mut Vec<u8>, out: &mut [u8]) -> Result<(), BundleError> {
-        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
-        if cached.position != Some(position) {
-            cached.position = None;
-            cached.plain.resize(self.data.plain_len_at(position), 0);
-            self.data.open_segment(position, sealed, &mut cached.plain)?;
-            cached.position = Some(position);
-        }
-        out.copy_from_slice(&cached.plain[offset..offset + out.len()]);
-        Ok(())
-    }
 }
 
 /// Exactly the four parts, and none of them a link. Where nothing can be listed, each part's absence shows when it is opened.
