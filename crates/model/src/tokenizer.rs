@@ -7,8 +7,10 @@ mod sentencepiece;
 mod to_gguf;
 
 use bytes::Spelling;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Map, Value};
 use std::{collections::HashSet, sync::Arc};
+use tokenizers::{DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl, models::bpe::BPE};
 
 /// Ids above this are refused: a table has an entry for each.
 const MAX_VOCAB: usize = 1 << 24;
@@ -24,8 +26,12 @@ pub struct Tokenizer {
     inner: Arc<Inner>,
 }
 
+/// Byte pairs, and nothing else: a model of an unknown kind would be read twice to find its kind, which takes most of the time to load
+/// a small model.
+type BytePairs = TokenizerImpl<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+
 struct Inner {
-    bpe: tokenizers::Tokenizer,
+    bpe: BytePairs,
     /// Text of `tokenizer.json`.
     json: String,
     /// Text of `tokenizer_config.json`, and the same parsed.
@@ -49,8 +55,8 @@ impl Tokenizer {
     /// Returns [`TokenizerError`] if the files are malformed or hold anything but byte pairs over bytes or SentencePiece.
     pub fn from_json(tokenizer: &[u8], config: Option<&[u8]>) -> Result<Self, TokenizerError> {
         let json = text(tokenizer, "tokenizer.json")?.to_owned();
-        let fields: Value = serde_json::from_str(&json).map_err(|e| invalid(format!("tokenizer.json: invalid JSON: {e}")))?;
-        check_model(&fields)?;
+        let outline: Outline = serde_json::from_str(&json).map_err(|e| invalid(format!("tokenizer.json: invalid JSON: {e}")))?;
+        outline.model.check()?;
         let config_text = config.map(|bytes| text(bytes, "tokenizer_config.json").map(str::to_owned)).transpose()?;
         let config = match config_text.as_deref().map(serde_json::from_str) {
             None => Map::new(),
@@ -58,10 +64,10 @@ impl Tokenizer {
             Some(Ok(_)) => return Err(invalid("tokenizer_config.json: must hold a JSON object")),
             Some(Err(e)) => return Err(invalid(format!("tokenizer_config.json: invalid JSON: {e}"))),
         };
-        let mut bpe: tokenizers::Tokenizer = json.parse().map_err(|e| invalid(format!("tokenizer.json: {e}")))?;
+        let mut bpe: BytePairs = serde_json::from_str(&json).map_err(|e| invalid(format!("tokenizer.json: {e}")))?;
         bpe.with_padding(None);
         bpe.with_truncation(None).map_err(|e| invalid(format!("tokenizer.json: {e}")))?;
-        let bytes = byte_table(&bpe, Spelling::of(&fields)?)?;
+        let bytes = byte_table(&bpe, Spelling::of(&outline.decoder)?)?;
         let framing = framing(&bpe, &config)?;
         Ok(Self { inner: Arc::new(Inner { bpe, json, config_text, config, framing, bytes }) })
     }
@@ -134,21 +140,40 @@ fn text<'a>(bytes: &'a [u8], file: &str) -> Result<&'a str, TokenizerError> {
     std::str::from_utf8(bytes).map_err(|e| invalid(format!("{file}: not UTF-8 at byte {}", e.valid_up_to())))
 }
 
-/// Only byte pairs, and nothing random.
-fn check_model(fields: &Value) -> Result<(), TokenizerError> {
-    let model = &fields["model"];
-    // Older files leave the type out where there are merges.
-    let kind = model["type"].as_str().unwrap_or(if model["merges"].is_array() { "BPE" } else { "absent" });
-    if kind != "BPE" {
-        return Err(invalid(format!("tokenizer.json: model type `{kind}` is not supported; supported: BPE")));
-    }
-    match model["dropout"].as_f64() {
-        Some(p) if p != 0.0 => Err(invalid(format!("tokenizer.json: model.dropout is {p}: encoding would be random"))),
-        _ => Ok(()),
+/// What is looked at before the whole is read.
+#[derive(Deserialize)]
+struct Outline {
+    #[serde(default)]
+    model: ModelOutline,
+    #[serde(default)]
+    decoder: Value,
+}
+
+#[derive(Default, Deserialize)]
+struct ModelOutline {
+    #[serde(default)]
+    r#type: Value,
+    #[serde(default)]
+    dropout: Value,
+    merges: Option<IgnoredAny>,
+}
+
+impl ModelOutline {
+    /// Only byte pairs, and nothing random.
+    fn check(&self) -> Result<(), TokenizerError> {
+        // Older files leave the type out where there are merges.
+        let kind = self.r#type.as_str().unwrap_or(if self.merges.is_some() { "BPE" } else { "absent" });
+        if kind != "BPE" {
+            return Err(invalid(format!("tokenizer.json: model type `{kind}` is not supported; supported: BPE")));
+        }
+        match self.dropout.as_f64() {
+            Some(p) if p != 0.0 => Err(invalid(format!("tokenizer.json: model.dropout is {p}: encoding would be random"))),
+            _ => Ok(()),
+        }
     }
 }
 
-fn byte_table(bpe: &tokenizers::Tokenizer, spelling: Spelling) -> Result<Vec<Vec<u8>>, TokenizerError> {
+fn byte_table(bpe: &BytePairs, spelling: Spelling) -> Result<Vec<Vec<u8>>, TokenizerError> {
     let vocab = bpe.get_vocab(true);
     let size = vocab.values().max().map_or(0, |&id| id as usize + 1);
     if size > MAX_VOCAB {
@@ -165,7 +190,7 @@ fn byte_table(bpe: &tokenizers::Tokenizer, spelling: Spelling) -> Result<Vec<Vec
 }
 
 /// `add_bos_token` and `add_eos_token` overrule the post-processor, as in transformers.
-fn framing(bpe: &tokenizers::Tokenizer, config: &Map<String, Value>) -> Result<Option<Framing>, TokenizerError> {
+fn framing(bpe: &BytePairs, config: &Map<String, Value>) -> Result<Option<Framing>, TokenizerError> {
     let flag = |key: &str| config.get(key).and_then(Value::as_bool);
     let (bos, eos) = (flag("add_bos_token"), flag("add_eos_token"));
     if bos.is_none() && eos.is_none() {

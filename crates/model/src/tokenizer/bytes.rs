@@ -14,8 +14,7 @@ pub(super) enum Spelling {
 
 impl Spelling {
     /// Finds the spelling from the decoder of a `tokenizer.json`.
-    pub(super) fn of(fields: &Value) -> Result<Self, TokenizerError> {
-        let decoder = &fields["decoder"];
+    pub(super) fn of(decoder: &Value) -> Result<Self, TokenizerError> {
         let steps = decoder["decoders"].as_array().map_or(std::slice::from_ref(decoder), Vec::as_slice);
         let has = |kind: &str| steps.iter().any(|s| s["type"] == kind);
         if has("ByteLevel") {

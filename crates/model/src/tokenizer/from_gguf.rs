@@ -2,6 +2,7 @@
 
 use super::{EMBEDDED_CONFIG, EMBEDDED_JSON, MAX_VOCAB, Tokenizer, TokenizerError, invalid, pre::PreType, sentencepiece};
 use coffer_checkpoint::gguf::{Array, Metadata, Value};
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value as Json, json};
 
 impl Tokenizer {
@@ -25,27 +26,62 @@ impl Tokenizer {
             }
         };
         let config = config(metadata, &vocabulary, defaults)?;
-        let json = json!({
-            "version": "1.0",
-            "truncation": null,
-            "padding": null,
-            "added_tokens": vocabulary.added(),
-            "normalizer": parts.normalizer,
-            "pre_tokenizer": parts.pre_tokenizer,
-            "post_processor": post_processor(&vocabulary, &config),
-            "decoder": parts.decoder,
-            "model": parts.model,
-        });
-        Self::from_json(json.to_string().as_bytes(), Some(format!("{:#}\n", Json::Object(config)).as_bytes()))
+        let json = TokenizerJson {
+            version: "1.0",
+            truncation: None,
+            padding: None,
+            added_tokens: vocabulary.added(),
+            normalizer: parts.normalizer,
+            pre_tokenizer: parts.pre_tokenizer,
+            post_processor: post_processor(&vocabulary, &config),
+            decoder: parts.decoder,
+            model: parts.model,
+        };
+        let json = serde_json::to_string(&json).map_err(|e| invalid(e.to_string()))?;
+        Self::from_json(json.as_bytes(), Some(format!("{:#}\n", Json::Object(config)).as_bytes()))
     }
 }
 
+/// `tokenizer.json`, in the order of its fields.
+#[derive(Serialize)]
+struct TokenizerJson<'a> {
+    version: &'static str,
+    truncation: Option<()>,
+    padding: Option<()>,
+    added_tokens: Json,
+    normalizer: Json,
+    pre_tokenizer: Json,
+    post_processor: Json,
+    decoder: Json,
+    model: ModelJson<'a>,
+}
+
+#[derive(Serialize)]
+struct ModelJson<'a> {
+    r#type: &'static str,
+    dropout: Option<()>,
+    unk_token: Option<&'a str>,
+    continuing_subword_prefix: Option<()>,
+    end_of_word_suffix: Option<()>,
+    fuse_unk: bool,
+    byte_fallback: bool,
+    ignore_merges: bool,
+    #[serde(serialize_with = "numbered")]
+    vocab: &'a [String],
+    merges: Vec<(&'a str, &'a str)>,
+}
+
+/// A map from each token to its place in the list.
+fn numbered<S: Serializer>(tokens: &[String], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(tokens.iter().enumerate().map(|(id, token)| (token, id)))
+}
+
 /// What differs between the two styles.
-struct Parts {
+struct Parts<'a> {
     normalizer: Json,
     pre_tokenizer: Json,
     decoder: Json,
-    model: Json,
+    model: ModelJson<'a>,
 }
 
 /// What holds where the file is silent.
@@ -56,18 +92,18 @@ struct Defaults {
     unk: Option<u32>,
 }
 
-fn byte_level(metadata: &Metadata, vocabulary: &Vocabulary) -> Result<(Parts, Defaults), TokenizerError> {
+fn byte_level<'a>(metadata: &'a Metadata, vocabulary: &'a Vocabulary) -> Result<(Parts<'a>, Defaults), TokenizerError> {
     let kind = PreType::named(metadata.string("tokenizer.ggml.pre").unwrap_or("default"))?;
     let merges = strings(metadata, "tokenizer.ggml.merges")?;
-    let pairs: Vec<(&str, &str)> = merges.iter().map(|m| merge(m)).collect::<Result<_, _>>()?;
+    let merges = merges.iter().map(|m| merge(m)).collect::<Result<_, _>>()?;
     let (pre_tokenizer, normalizer) = kind.to_json();
     let decoder = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
-    let model = model(vocabulary.ids(), json!(pairs), None, kind.ignore_merges);
+    let model = model(vocabulary, merges, None, kind.ignore_merges);
     let defaults = Defaults { add_bos: kind.add_bos, bos: None, eos: None, unk: None };
     Ok((Parts { normalizer, pre_tokenizer, decoder, model }, defaults))
 }
 
-fn sentence_piece(metadata: &Metadata, vocabulary: &Vocabulary) -> Result<(Parts, Defaults), TokenizerError> {
+fn sentence_piece<'a>(metadata: &'a Metadata, vocabulary: &'a Vocabulary) -> Result<(Parts<'a>, Defaults), TokenizerError> {
     let scores = match metadata.get("tokenizer.ggml.scores") {
         Some(Value::Array(Array::F32(scores))) if scores.len() >= vocabulary.tokens.len() => scores,
         _ => return Err(invalid("tokenizer.ggml.scores: must be a list of floats as long as tokenizer.ggml.tokens")),
@@ -87,29 +123,35 @@ fn sentence_piece(metadata: &Metadata, vocabulary: &Vocabulary) -> Result<(Parts
         decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
     }
     let unk = vocabulary.kinds.iter().position(|k| *k == Kind::Unknown).map(|i| i as u32);
-    let merges = json!(sentencepiece::merges(&pieces)?);
+    let merges = sentencepiece::merges(&pieces)?;
     let parts = Parts {
         normalizer: json!({"type": "Sequence", "normalizers": if prefix { vec![prepend, replace] } else { vec![replace] }}),
         pre_tokenizer: Json::Null,
         decoder: json!({"type": "Sequence", "decoders": decoders}),
-        model: model(vocabulary.ids(), merges, unk.map(|id| vocabulary.tokens[id as usize].as_str()), false),
+        model: model(vocabulary, merges, unk.map(|id| vocabulary.tokens[id as usize].as_str()), false),
     };
     Ok((parts, Defaults { add_bos: true, bos: Some(1), eos: Some(2), unk }))
 }
 
-fn model(vocab: Json, merges: Json, unk: Option<&str>, ignore_merges: bool) -> Json {
-    json!({
-        "type": "BPE",
-        "dropout": null,
-        "unk_token": unk,
-        "continuing_subword_prefix": null,
-        "end_of_word_suffix": null,
-        "fuse_unk": unk.is_some(),
-        "byte_fallback": unk.is_some(),
-        "ignore_merges": ignore_merges,
-        "vocab": vocab,
-        "merges": merges,
-    })
+fn model<'a>(
+    vocabulary: &'a Vocabulary,
+    merges: Vec<(&'a str, &'a str)>,
+    unk_token: Option<&'a str>,
+    ignore_merges: bool,
+) -> ModelJson<'a> {
+    let (fuse_unk, byte_fallback) = (unk_token.is_some(), unk_token.is_some());
+    ModelJson {
+        r#type: "BPE",
+        dropout: None,
+        unk_token,
+        continuing_subword_prefix: None,
+        end_of_word_suffix: None,
+        fuse_unk,
+        byte_fallback,
+        ignore_merges,
+        vocab: &vocabulary.tokens,
+        merges,
+    }
 }
 
 /// The two halves of `left right`; the left one is never empty.
@@ -222,10 +264,6 @@ impl Vocabulary {
 
     fn id(&self, token: &str) -> Option<usize> {
         self.tokens.iter().position(|t| t == token)
-    }
-
-    fn ids(&self) -> Json {
-        Json::Object(self.tokens.iter().enumerate().map(|(id, token)| (token.clone(), json!(id))).collect())
     }
 
     /// Tokens that are found in a text before anything else.

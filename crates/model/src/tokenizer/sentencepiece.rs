@@ -10,7 +10,7 @@ const MAX_PIECE: usize = 1024;
 ///
 /// # Errors
 /// Returns [`TokenizerError`] if a piece is longer than 1024 bytes or a score is not a number.
-pub(super) fn merges(pieces: &[(&str, f32)]) -> Result<Vec<(String, String)>, TokenizerError> {
+pub(super) fn merges<'a>(pieces: &[(&'a str, f32)]) -> Result<Vec<(&'a str, &'a str)>, TokenizerError> {
     let known: HashMap<&str, usize> = pieces.iter().enumerate().map(|(i, (piece, _))| (*piece, i)).collect();
     let mut merges = Vec::new();
     for (piece, score) in pieces {
@@ -28,14 +28,14 @@ pub(super) fn merges(pieces: &[(&str, f32)]) -> Result<Vec<(String, String)>, To
         }
     }
     merges.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
-    Ok(merges.into_iter().map(|(_, _, _, left, right)| (left.to_owned(), right.to_owned())).collect())
+    Ok(merges.into_iter().map(|(_, _, _, left, right)| (left, right)).collect())
 }
 
 /// The score of each piece that a merge builds: minus the rank of its first merge. Other pieces have the score 0.
-pub(super) fn scores(merges: &[(String, String)]) -> HashMap<String, f32> {
+pub(super) fn scores<S: AsRef<str>>(merges: &[(S, S)]) -> HashMap<String, f32> {
     let mut scores = HashMap::with_capacity(merges.len());
     for (rank, (left, right)) in merges.iter().enumerate() {
-        scores.entry(format!("{left}{right}")).or_insert(-(rank as f32));
+        scores.entry([left.as_ref(), right.as_ref()].concat()).or_insert(-(rank as f32));
     }
     scores
 }

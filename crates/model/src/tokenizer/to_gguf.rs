@@ -34,7 +34,7 @@ impl Tokenizer {
         }
         let fields: Json = serde_json::from_str(&self.inner.json).map_err(|e| invalid(e.to_string()))?;
         let merges = merges(&fields)?;
-        let spelling = Spelling::of(&fields)?;
+        let spelling = Spelling::of(&fields["decoder"])?;
         match spelling {
             Spelling::ByteLevel => write_byte_level(&fields, &merges, metadata)?,
             Spelling::SentencePiece => self.write_sentence_piece(&fields, &merges, rows, metadata)?,
