@@ -45,6 +45,8 @@ pub(crate) struct Summary {
     kv_heads: usize,
     head_dim: usize,
     ffn: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    experts: Option<Experts>,
     vocabulary: usize,
     tokenizer_tokens: Option<usize>,
     context: usize,
@@ -134,7 +136,7 @@ impl Summary {
         let parameters: u64 = types.values().map(|t| t.parameters).sum();
         let c = &model.config;
         Self {
-            architecture: format!("{:?}", c.architecture).to_lowercase(),
+            architecture: c.architecture.family().model_type.to_owned(),
             container: match model.container {
                 Container::HuggingFace => "Hugging Face directory",
                 Container::Gguf => "GGUF",
@@ -149,6 +151,7 @@ impl Summary {
             kv_heads: c.kv_heads,
             head_dim: c.head_dim,
             ffn: c.ffn,
+            experts: c.experts.as_ref().map(|e| Experts { count: e.count, chosen: e.chosen, shared_ffn: e.shared }),
             vocabulary: c.vocab,
             tokenizer_tokens: model.tokenizer.as_ref().map(coffer_model::Tokenizer::vocab_size),
             context: c.context,
@@ -160,6 +163,15 @@ impl Summary {
             bundle: None,
         }
     }
+}
+
+/// The experts of a layer.
+#[derive(serde::Serialize)]
+struct Experts {
+    count: usize,
+    chosen: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shared_ffn: Option<usize>,
 }
 
 /// The summary for people.
@@ -179,6 +191,10 @@ impl std::fmt::Display for Summary {
             "shape         {} layers, hidden {}, {} heads ({} key-value) of {}, feed-forward {}",
             self.layers, self.hidden, self.heads, self.kv_heads, self.head_dim, self.ffn
         )?;
+        if let Some(Experts { count, chosen, shared_ffn }) = &self.experts {
+            let shared = shared_ffn.map_or_else(String::new, |ffn| format!(", and one for all with feed-forward {ffn}"));
+            writeln!(f, "experts       {chosen} of {count} for each token{shared}")?;
+        }
         let tokens = self.tokenizer_tokens.map_or_else(|| "no tokenizer".to_owned(), |n| format!("tokenizer of {n}"));
         let template = if self.chat_template { "chat template" } else { "no chat template" };
         writeln!(f, "vocabulary    {} rows, {tokens}, {template}", self.vocabulary)?;

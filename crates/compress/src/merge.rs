@@ -123,12 +123,17 @@ fn fits((input, model): (&Input, &Model), (first_input, first): (&Input, &Model)
 
 fn config_difference(a: &ModelConfig, b: &ModelConfig) -> Option<String> {
     if a.architecture != b.architecture {
-        return Some(format!("architecture {} instead of {}", a.architecture.model_type(), b.architecture.model_type()));
+        return Some(format!(
+            "architecture {} instead of {}",
+            a.architecture.family().model_type,
+            b.architecture.family().model_type
+        ));
     }
     let sizes = |c: &ModelConfig| [c.hidden, c.layers, c.heads, c.kv_heads, c.head_dim, c.ffn, c.vocab];
     let names = ["hidden size", "layers", "heads", "key-value heads", "head size", "feed-forward size", "vocabulary"];
     let differs = names.iter().zip(sizes(a)).zip(sizes(b)).find(|((_, a), b)| a != b);
-    differs.map(|((name, a), b)| format!("{name} {a} instead of {b}"))
+    let experts = (a.experts != b.experts).then(|| format!("experts {:?} instead of {:?}", a.experts, b.experts));
+    differs.map(|((name, a), b)| format!("{name} {a} instead of {b}")).or(experts)
 }
 
 fn tensor_difference(a: &dyn TensorSource, b: &dyn TensorSource) -> Option<String> {

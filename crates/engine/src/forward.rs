@@ -1,10 +1,11 @@
-//! The forward pass of Llama-like models: all spans of all sequences go through a layer together.
+//! The forward pass: all spans of all sequences go through a layer together.
 
 use crate::{
     Engine, EngineError, Span, Want,
     cache::CacheShape,
     error::grow,
-    load::{Layer, Linear},
+    load::{FeedForward, Gated, Layer, Linear},
+    mixture::Mixture,
 };
 use coffer_kernels::{
     Matrix,
@@ -37,6 +38,8 @@ pub(crate) struct Workspace {
     /// `[tokens, ffn]`.
     gate: Vec<f32>,
     up: Vec<f32>,
+    /// Of a mixture of experts.
+    mixture: Mixture,
     /// `[wanted tokens of a piece, vocab]`.
     logits: Vec<f32>,
     /// Position of each token in its sequence.
@@ -163,6 +166,10 @@ impl Engine {
         let (k, v) = (&mut work.k[..tokens * kv_width], &mut work.v[..tokens * kv_width]);
         cpu.rms_norm(x, &layer.attention_norm, config.norm_eps, h);
         self.products(&[&layer.q, &layer.k, &layer.v], h, tokens, &mut [&mut *q, &mut *k, &mut *v]);
+        if let Some([q_norm, k_norm]) = &layer.qk_norm {
+            cpu.rms_norm_in_place(q, q_norm, config.norm_eps);
+            cpu.rms_norm_in_place(k, k_norm, config.norm_eps);
+        }
         if let Some((rope, _)) = &work.rope {
             cpu.rope(q, config.heads, rope, &work.positions);
             cpu.rope(k, config.kv_heads, rope, &work.positions);
@@ -180,21 +187,36 @@ impl Engine {
         cpu.add(x, y);
     }
 
-    /// The second half of a block: `x += down(silu(gate(norm(x))) * up(norm(x)))`.
+    /// The second half of a block: `x += down(silu(gate(norm(x))) * up(norm(x)))`, or what experts make of it.
     fn feed_forward(&self, work: &mut Workspace, layer: &Layer, tokens: usize) {
         let (config, cpu) = (&self.config, &self.cpu);
-        let (x, h) = (&mut work.x[..tokens * config.hidden], &mut work.h[..tokens * config.hidden]);
-        let (gate, up) = (&mut work.gate[..tokens * config.ffn], &mut work.up[..tokens * config.ffn]);
+        let Workspace { x, h, y, gate, up, mixture, .. } = work;
+        let [x, h, y] = [x, h, y].map(|buffer| &mut buffer[..tokens * config.hidden]);
         cpu.rms_norm(x, &layer.ffn_norm, config.norm_eps, h);
-        self.products(&[&layer.gate, &layer.up], h, tokens, &mut [&mut *gate, &mut *up]);
-        cpu.swiglu(gate, up);
-        let y = &mut work.y[..tokens * config.hidden];
-        self.products(&[&layer.down], gate, tokens, &mut [&mut *y]);
+        match &layer.feed_forward {
+            FeedForward::Dense(gated) => self.gated(gated, h, tokens, gate, up, y),
+            FeedForward::Experts { router, experts, shared } => {
+                y.fill(0.0);
+                self.mixture(mixture, router, experts, h, tokens, [gate, up], y);
+                if let Some((expert, weight)) = shared {
+                    self.shared(mixture, expert, weight, h, tokens, [gate, up], y);
+                }
+            }
+        }
         cpu.add(x, y);
     }
 
+    /// `y = down(silu(gate(h)) * up(h))`; `gate` and `up` are working space.
+    pub(crate) fn gated(&self, layer: &Gated, h: &[f32], tokens: usize, gate: &mut [f32], up: &mut [f32], y: &mut [f32]) {
+        let width = tokens * layer.gate.weight.rows();
+        let (gate, up) = (&mut gate[..width], &mut up[..width]);
+        self.products(&[&layer.gate, &layer.up], h, tokens, &mut [&mut *gate, &mut *up]);
+        self.cpu.swiglu(gate, up);
+        self.products(&[&layer.down], gate, tokens, &mut [&mut *y]);
+    }
+
     /// Products with their biases, of layers that share their input.
-    fn products<const N: usize>(&self, layers: &[&Linear; N], x: &[f32], tokens: usize, ys: &mut [&mut [f32]; N]) {
+    pub(crate) fn products<const N: usize>(&self, layers: &[&Linear; N], x: &[f32], tokens: usize, ys: &mut [&mut [f32]; N]) {
         let weights: [&Matrix; N] = layers.map(|l| &l.weight);
         self.cpu.matmul(&weights, x, tokens, ys);
         for (layer, y) in layers.iter().zip(ys) {
@@ -253,6 +275,8 @@ impl Workspace {
         let (tokens, wanted): (usize, usize) = (most(|p| p.tokens), most(|p| p.wanted));
         let config = &engine.config;
         let (width, kv_width) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let widest = config.experts.iter().filter_map(|experts| experts.shared).fold(config.ffn, usize::max);
+        self.mixture.prepare(config, tokens)?;
         for (buffer, rows, width) in [
             (&mut self.x, tokens, config.hidden),
             (&mut self.h, tokens, config.hidden),
@@ -261,8 +285,8 @@ impl Workspace {
             (&mut self.k, tokens, kv_width),
             (&mut self.v, tokens, kv_width),
             (&mut self.a, tokens, width),
-            (&mut self.gate, tokens, config.ffn),
-            (&mut self.up, tokens, config.ffn),
+            (&mut self.gate, tokens, widest),
+            (&mut self.up, tokens, widest),
             (&mut self.logits, wanted.min(rows_of_logits(config.vocab)), config.vocab),
         ] {
             grow(buffer, rows.saturating_mul(width), "a forward pass")?;

@@ -9,6 +9,7 @@ pub mod scheduler;
 
 mod forward;
 mod load;
+mod mixture;
 mod pack;
 mod random;
 mod rotary;

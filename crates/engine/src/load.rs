@@ -6,7 +6,7 @@ use crate::{
 };
 use coffer_checkpoint::TensorSource;
 use coffer_kernels::Matrix;
-use coffer_model::{LayerGraph, ModelConfig};
+use coffer_model::{Experts, LayerGraph, ModelConfig};
 use std::collections::HashMap;
 
 /// All weights of a model, packed.
@@ -30,10 +30,31 @@ pub(crate) struct Layer {
     pub(crate) k: Linear,
     /// `[kv_heads * head_dim, hidden]`.
     pub(crate) v: Linear,
+    /// `[head_dim]` each, where the heads of Q and K are normalized.
+    pub(crate) qk_norm: Option<[Vec<f32>; 2]>,
     /// `[hidden, heads * head_dim]`.
     pub(crate) o: Linear,
     /// `[hidden]`.
     pub(crate) ffn_norm: Vec<f32>,
+    pub(crate) feed_forward: FeedForward,
+}
+
+/// The second half of a block.
+pub(crate) enum FeedForward {
+    /// One for all tokens.
+    Dense(Gated),
+    /// The router chooses a few for each token.
+    Experts {
+        /// `[experts, hidden]`.
+        router: Linear,
+        experts: Vec<Gated>,
+        /// One more for all tokens, and what weighs it, `[1, hidden]`.
+        shared: Option<(Gated, Linear)>,
+    },
+}
+
+/// A gated feed-forward layer.
+pub(crate) struct Gated {
     /// `[ffn, hidden]`.
     pub(crate) gate: Linear,
     /// `[ffn, hidden]`.
@@ -58,7 +79,7 @@ impl Weights {
     ) -> Result<Self, EngineError> {
         let mut loaded = Loaded(pack::nodes(&LayerGraph::of(config), source, threads, progress)?);
         let embedding = loaded.linear("model.embed_tokens.weight")?.weight;
-        let layers = (0..config.layers).map(|i| loaded.layer(i)).collect::<Result<_, _>>()?;
+        let layers = (0..config.layers).map(|i| loaded.layer(config, i)).collect::<Result<_, _>>()?;
         let norm = loaded.norm("model.norm.weight")?;
         let head = if config.tie_embeddings { None } else { Some(loaded.linear("lm_head.weight")?.weight) };
         Ok(Self { embedding, layers, norm, head })
@@ -78,9 +99,35 @@ impl Weights {
 
 impl Layer {
     fn bytes(&self) -> usize {
-        let Self { attention_norm, q, k, v, o, ffn_norm, gate, up, down } = self;
-        let linear = |l: &Linear| l.weight.bytes() + l.bias.as_deref().map_or(0, size_of_val);
-        size_of_val(&**attention_norm) + size_of_val(&**ffn_norm) + [q, k, v, o, gate, up, down].map(linear).iter().sum::<usize>()
+        let Self { attention_norm, q, k, v, qk_norm, o, ffn_norm, feed_forward } = self;
+        let norms = [attention_norm, ffn_norm].into_iter().chain(qk_norm.iter().flatten());
+        norms.map(|n| size_of_val(&**n)).sum::<usize>()
+            + [q, k, v, o].map(Linear::bytes).iter().sum::<usize>()
+            + feed_forward.bytes()
+    }
+}
+
+impl FeedForward {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Dense(gated) => gated.bytes(),
+            Self::Experts { router, experts, shared } => {
+                let shared = shared.as_ref().map_or(0, |(gated, weight)| gated.bytes() + weight.bytes());
+                router.bytes() + experts.iter().map(Gated::bytes).sum::<usize>() + shared
+            }
+        }
+    }
+}
+
+impl Gated {
+    fn bytes(&self) -> usize {
+        [&self.gate, &self.up, &self.down].map(Linear::bytes).iter().sum()
+    }
+}
+
+impl Linear {
+    fn bytes(&self) -> usize {
+        self.weight.bytes() + self.bias.as_deref().map_or(0, size_of_val)
     }
 }
 
@@ -88,19 +135,42 @@ impl Layer {
 struct Loaded(HashMap<String, Packed>);
 
 impl Loaded {
-    fn layer(&mut self, i: usize) -> Result<Layer, EngineError> {
+    fn layer(&mut self, config: &ModelConfig, i: usize) -> Result<Layer, EngineError> {
         let name = |part: &str| format!("model.layers.{i}.{part}.weight");
+        let qk_norm = config.architecture.family().qk_norm;
         Ok(Layer {
             attention_norm: self.norm(&name("input_layernorm"))?,
             q: self.linear(&name("self_attn.q_proj"))?,
             k: self.linear(&name("self_attn.k_proj"))?,
             v: self.linear(&name("self_attn.v_proj"))?,
+            qk_norm: match qk_norm {
+                true => Some([self.norm(&name("self_attn.q_norm"))?, self.norm(&name("self_attn.k_norm"))?]),
+                false => None,
+            },
             o: self.linear(&name("self_attn.o_proj"))?,
             ffn_norm: self.norm(&name("post_attention_layernorm"))?,
-            gate: self.linear(&name("mlp.gate_proj"))?,
-            up: self.linear(&name("mlp.up_proj"))?,
-            down: self.linear(&name("mlp.down_proj"))?,
+            feed_forward: self.feed_forward(config, &format!("model.layers.{i}.mlp"))?,
         })
+    }
+
+    fn feed_forward(&mut self, config: &ModelConfig, name: &str) -> Result<FeedForward, EngineError> {
+        let Some(Experts { count, shared, .. }) = &config.experts else { return self.gated(name).map(FeedForward::Dense) };
+        Ok(FeedForward::Experts {
+            router: self.linear(&format!("{name}.gate.weight"))?,
+            experts: (0..*count).map(|i| self.gated(&format!("{name}.experts.{i}"))).collect::<Result<_, _>>()?,
+            shared: match shared {
+                Some(_) => Some((
+                    self.gated(&format!("{name}.shared_expert"))?,
+                    self.linear(&format!("{name}.shared_expert_gate.weight"))?,
+                )),
+                None => None,
+            },
+        })
+    }
+
+    fn gated(&mut self, name: &str) -> Result<Gated, EngineError> {
+        let mut linear = |part: &str| self.linear(&format!("{name}.{part}_proj.weight"));
+        Ok(Gated { gate: linear("gate")?, up: linear("up")?, down: linear("down")? })
     }
 
     fn linear(&mut self, name: &str) -> Result<Linear, EngineError> {

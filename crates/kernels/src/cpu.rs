@@ -7,7 +7,8 @@ use crate::attention;
 pub use crate::attention::{AttentionShape, AttentionTask};
 use crate::pool::Pool;
 pub use crate::rope::RopeTable;
-use crate::rows::{Add, LogSoftmax, RmsNorm, Rotate, Swiglu};
+use crate::router::{self, Weigh};
+use crate::rows::{Add, AddScaled, LogSoftmax, RmsNorm, RmsNormInPlace, Rotate, Sigmoid, Swiglu};
 use crate::shared::Shared;
 use crate::{Isa, Matrix, product};
 use std::ops::Range;
@@ -60,6 +61,17 @@ impl Cpu {
         });
     }
 
+    /// RMS norm of each row of `x` `[n, weight.len()]` in place: of each head, where rows are heads.
+    pub fn rms_norm_in_place(&self, x: &mut [f32], weight: &[f32], eps: f32) {
+        let (len, width) = (x.len(), weight.len());
+        let x = Shared::new(whole_rows(x, width, len));
+        self.rows(len, width, |at| {
+            // SAFETY: ranges of rows are disjoint.
+            let x = unsafe { x.slice(at.start, at.len()) };
+            self.isa.dispatch(RmsNormInPlace { x, weight, eps });
+        });
+    }
+
     /// Rotates each head of `x` `[tokens, heads, head_dim]` in place; pairs are `(i, i + head_dim/2)`.
     ///
     /// # Panics
@@ -105,6 +117,55 @@ impl Cpu {
                 self.isa.dispatch(Add { x, y });
             }
         });
+    }
+
+    /// `x += weight · y`, of equal length.
+    pub fn add_scaled(&self, x: &mut [f32], y: &[f32], weight: f32) {
+        let (len, x) = (y.len(), Shared::new(whole_rows(x, 1, y.len())));
+        self.rows(len, 1, |at| {
+            // SAFETY: ranges are disjoint.
+            let x = unsafe { x.slice(at.start, at.len()) };
+            self.isa.dispatch(AddScaled { x, y: &y[at], weight });
+        });
+    }
+
+    /// `1 / (1 + e^−x)`, in place.
+    pub fn sigmoid(&self, x: &mut [f32]) {
+        let (len, x) = (x.len(), Shared::new(x));
+        self.rows(len, 1, |at| {
+            // SAFETY: ranges are disjoint.
+            self.isa.dispatch(Sigmoid(unsafe { x.slice(at.start, at.len()) }));
+        });
+    }
+
+    /// Chooses the `chosen` experts with the largest of `logits` `[tokens, experts]` for each token, of equals those with the lower
+    /// number; NaN is below everything. `each` is told token, expert and weight, tokens in order and the experts of each in order. A weight
+    /// is e^(logit − largest) divided by the sum of those of all experts, in lanes; if `normalized`, of those chosen, in order.
+    /// `logits` are overwritten.
+    ///
+    /// # Panics
+    /// If none are to be chosen, or more than there are.
+    pub fn route(
+        &self,
+        logits: &mut [f32],
+        experts: usize,
+        chosen: usize,
+        normalized: bool,
+        mut each: impl FnMut(usize, usize, f32),
+    ) {
+        assert!((1..=experts).contains(&chosen), "{chosen} of {experts} experts");
+        let choices = router::choose(logits, experts, chosen);
+        let len = logits.len();
+        let rows = Shared::new(whole_rows(&mut *logits, experts, len));
+        self.rows(len, experts, |at| {
+            let choices = &choices[at.start / experts * chosen..at.end / experts * chosen];
+            // SAFETY: ranges of rows are disjoint.
+            let rows = unsafe { rows.slice(at.start, at.len()) };
+            self.isa.dispatch(Weigh { rows, experts, choices, chosen, normalized });
+        });
+        for (token, (row, choices)) in logits.chunks_exact(experts).zip(choices.chunks_exact(chosen)).enumerate() {
+            choices.iter().for_each(|&expert| each(token, expert, row[expert]));
+        }
     }
 
     /// Causal attention with grouped key-value heads for several sequences at once. Scratch space is a few times the

@@ -16,6 +16,7 @@ mod large_pages;
 mod pool;
 mod product;
 mod rope;
+mod router;
 mod rows;
 mod shared;
 mod simd;

@@ -45,18 +45,45 @@ impl Kernel for RmsNorm<'_> {
     fn run<S: Simd>(self) {
         let width = self.weight.len();
         for (x, out) in self.x.chunks_exact(width).zip(self.out.chunks_exact_mut(width)) {
-            let mut squares = S::splat(0.0);
-            for at in (0..width).step_by(LANES) {
-                let x = vector::<S>(x, at, 0.0);
-                squares = S::add(squares, S::mul(x, x));
-            }
-            let scale = S::splat(1.0 / (S::sum(squares) / width as f32 + self.eps).sqrt());
+            let scale = S::splat(rms_scale::<S>(x, self.eps));
             for at in (0..width).step_by(LANES) {
                 let x = S::mul(vector::<S>(x, at, 0.0), scale);
                 write::<S>(out, at, S::mul(x, vector::<S>(self.weight, at, 0.0)));
             }
         }
     }
+}
+
+/// [`RmsNorm`] in place.
+pub(crate) struct RmsNormInPlace<'a> {
+    pub(crate) x: &'a mut [f32],
+    pub(crate) weight: &'a [f32],
+    pub(crate) eps: f32,
+}
+
+impl Kernel for RmsNormInPlace<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let width = self.weight.len();
+        for row in self.x.chunks_exact_mut(width) {
+            let scale = S::splat(rms_scale::<S>(row, self.eps));
+            for at in (0..width).step_by(LANES) {
+                let x = S::mul(vector::<S>(row, at, 0.0), scale);
+                write::<S>(row, at, S::mul(x, vector::<S>(self.weight, at, 0.0)));
+            }
+        }
+    }
+}
+
+/// 1 / √(mean of x² + eps).
+#[inline(always)]
+fn rms_scale<S: Simd>(x: &[f32], eps: f32) -> f32 {
+    let mut squares = S::splat(0.0);
+    for at in (0..x.len()).step_by(LANES) {
+        let x = vector::<S>(x, at, 0.0);
+        squares = S::add(squares, S::mul(x, x));
+    }
+    1.0 / (S::sum(squares) / x.len() as f32 + eps).sqrt()
 }
 
 /// x − max − ln Σ e^(x − max), each row in place.
@@ -124,6 +151,38 @@ impl Kernel for Add<'_> {
         for at in (0..self.x.len()).step_by(LANES) {
             let sum = S::add(vector::<S>(self.x, at, 0.0), vector::<S>(self.y, at, 0.0));
             write::<S>(self.x, at, sum);
+        }
+    }
+}
+
+/// `x += weight · y`, of equal length.
+pub(crate) struct AddScaled<'a> {
+    pub(crate) x: &'a mut [f32],
+    pub(crate) y: &'a [f32],
+    pub(crate) weight: f32,
+}
+
+impl Kernel for AddScaled<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let weight = S::splat(self.weight);
+        for at in (0..self.x.len()).step_by(LANES) {
+            let scaled = S::mul(weight, vector::<S>(self.y, at, 0.0));
+            write::<S>(self.x, at, S::add(vector::<S>(self.x, at, 0.0), scaled));
+        }
+    }
+}
+
+/// 1 / (1 + e^−x) in place.
+pub(crate) struct Sigmoid<'a>(pub(crate) &'a mut [f32]);
+
+impl Kernel for Sigmoid<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let one = S::splat(1.0);
+        for at in (0..self.0.len()).step_by(LANES) {
+            let x = vector::<S>(self.0, at, 0.0);
+            write::<S>(self.0, at, S::div(one, S::add(one, exp_lanes::<S>(S::mul(x, S::splat(-1.0))))));
         }
     }
 }

@@ -3,17 +3,7 @@
 mod gguf;
 mod hf;
 
-/// Model families that the engine runs. Others are refused by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Architecture {
-    /// Llama 2 and 3, SmolLM, and whatever else says `LlamaForCausalLM`.
-    Llama,
-    /// Mistral: Llama with an optional sliding window.
-    Mistral,
-    /// Qwen 2 and 2.5: biases on Q, K and V.
-    Qwen2,
-}
+use crate::Architecture;
 
 /// Rotary position embedding (Su et al., arXiv:2104.09864).
 #[derive(Clone, Debug, PartialEq)]
@@ -48,6 +38,19 @@ pub enum RopeScaling {
     },
 }
 
+/// The feed-forward layers of a mixture of experts: each token goes through the few that a router chooses for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Experts {
+    /// How many there are in a layer.
+    pub count: usize,
+    /// How many a token goes through.
+    pub chosen: usize,
+    /// Whether the weights of those chosen are scaled to add up to 1.
+    pub normalized: bool,
+    /// Width of one more expert that every token goes through.
+    pub shared: Option<usize>,
+}
+
 /// Everything about a model that is not a weight. All sizes are bounded when read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
@@ -63,8 +66,10 @@ pub struct ModelConfig {
     pub kv_heads: usize,
     /// Width of one head; even.
     pub head_dim: usize,
-    /// Width of the feed-forward layer.
+    /// Width of the feed-forward layer; of each expert, where there are some.
     pub ffn: usize,
+    /// Experts in place of the one feed-forward layer.
+    pub experts: Option<Experts>,
     /// Rows of the embedding.
     pub vocab: usize,
     /// Longest context in tokens.
@@ -75,44 +80,12 @@ pub struct ModelConfig {
     pub rope: RopeConfig,
     /// Whether the output head is the embedding.
     pub tie_embeddings: bool,
-    /// Whether Q, K and V have biases.
-    pub qkv_bias: bool,
     /// Attend to the last so many positions only.
     pub sliding_window: Option<usize>,
     /// Token that starts a text, if the model wants one.
     pub bos: Option<u32>,
     /// Tokens that end a generation.
     pub eos: Vec<u32>,
-}
-
-impl Architecture {
-    const ALL: [Self; 3] = [Self::Llama, Self::Mistral, Self::Qwen2];
-
-    /// `model_type` in `config.json`.
-    pub fn model_type(self) -> &'static str {
-        match self {
-            Self::Llama => "llama",
-            Self::Mistral => "mistral",
-            Self::Qwen2 => "qwen2",
-        }
-    }
-
-    /// Class in `architectures` of `config.json`.
-    pub fn class(self) -> &'static str {
-        match self {
-            Self::Llama => "LlamaForCausalLM",
-            Self::Mistral => "MistralForCausalLM",
-            Self::Qwen2 => "Qwen2ForCausalLM",
-        }
-    }
-
-    /// `general.architecture` of a GGUF file. llama.cpp stores Mistral as `llama`.
-    pub fn gguf(self) -> &'static str {
-        match self {
-            Self::Llama | Self::Mistral => "llama",
-            Self::Qwen2 => "qwen2",
-        }
-    }
 }
 
 impl RopeScaling {
@@ -141,7 +114,7 @@ impl RopeScaling {
 #[non_exhaustive]
 pub enum ConfigError {
     /// The family is not one that the engine runs.
-    #[error("architecture `{0}` is not supported; supported: llama, mistral, qwen2")]
+    #[error("architecture `{0}` is not supported; supported: {names}", names = Architecture::names())]
     Architecture(String),
     /// The file is no JSON object.
     #[error("{file}: {reason}")]
@@ -191,6 +164,7 @@ const MAX_LAYERS: usize = 4096;
 const MAX_HEADS: usize = 1 << 14;
 const MAX_HEAD_DIM: usize = 1 << 12;
 const MAX_FFN: usize = 1 << 24;
+const MAX_EXPERTS: usize = 1 << 12;
 const MAX_VOCAB: usize = 1 << 24;
 const MAX_CONTEXT: usize = 1 << 31;
 
@@ -208,7 +182,14 @@ impl ModelConfig {
             ("max_position_embeddings", self.context, MAX_CONTEXT),
             ("sliding_window", self.sliding_window.unwrap_or(1), MAX_CONTEXT),
         ];
-        for (field, value, max) in sizes {
+        let experts = self.experts.iter().flat_map(|experts| {
+            [
+                ("num_experts", experts.count, MAX_EXPERTS),
+                ("num_experts_per_tok", experts.chosen, experts.count),
+                ("shared_expert_intermediate_size", experts.shared.unwrap_or(1), MAX_FFN),
+            ]
+        });
+        for (field, value, max) in sizes.into_iter().chain(experts) {
             if value == 0 || value > max {
                 return Err(ConfigError::invalid(field, value, format!("must be between 1 and {max}")));
             }

@@ -19,6 +19,8 @@ pub enum NodeKind {
         /// Channel groups.
         groups: u32,
     },
+    /// A product that weighs experts: small, and a small error sends a token elsewhere.
+    Router,
     /// A normalization with one weight per channel.
     Norm,
     /// A table of rows.
@@ -81,6 +83,9 @@ impl LayerGraph {
 #[derive(Clone, Copy)]
 struct Channels(Axis, u64);
 
+/// The products of a gated feed-forward layer.
+const GATED: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
+
 struct Builder {
     nodes: Vec<Node>,
     axes: u32,
@@ -89,25 +94,59 @@ struct Builder {
 impl Builder {
     /// One pre-norm block: attention, then a gated feed-forward layer, each added to the residual stream.
     fn block(&mut self, config: &ModelConfig, block: usize, hidden: Channels) {
+        self.attention(config, block, hidden);
+        self.feed_forward(config, block, hidden);
+    }
+
+    fn attention(&mut self, config: &ModelConfig, block: usize, hidden: Channels) {
+        let family = config.architecture.family();
         let name = |module: &str| format!("model.layers.{block}.{module}");
         let (heads, kv_heads) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         let (keys, values) = (self.axis(kv_heads), self.axis(kv_heads));
         // Query i meets key i, and mixed value i is a sum of values i, unless several query heads share one.
         let (queries, mixed) = if heads == kv_heads { (keys, values) } else { (self.axis(heads), self.axis(heads)) };
-        let ffn = self.axis(config.ffn);
         self.norm(&name("input_layernorm"), Some(block), hidden);
         for (module, output) in [("q_proj", queries), ("k_proj", keys), ("v_proj", values)] {
             let name = name(&format!("self_attn.{module}"));
             self.push(&name, Some(block), NodeKind::Linear, output, hidden);
-            if let Some(node) = self.nodes.last_mut().filter(|_| config.qkv_bias) {
+            if let Some(node) = self.nodes.last_mut().filter(|_| family.qkv_bias) {
                 node.bias = Some(format!("{name}.bias"));
             }
         }
+        if family.qk_norm {
+            let head = self.axis(config.head_dim);
+            self.norm(&name("self_attn.q_norm"), Some(block), head);
+            self.norm(&name("self_attn.k_norm"), Some(block), head);
+        }
         self.push(&name("self_attn.o_proj"), Some(block), NodeKind::Linear, hidden, mixed);
+    }
+
+    fn feed_forward(&mut self, config: &ModelConfig, block: usize, hidden: Channels) {
+        let name = |module: &str| format!("model.layers.{block}.{module}");
         self.norm(&name("post_attention_layernorm"), Some(block), hidden);
-        self.push(&name("mlp.gate_proj"), Some(block), NodeKind::Linear, ffn, hidden);
-        self.push(&name("mlp.up_proj"), Some(block), NodeKind::Linear, ffn, hidden);
-        self.push(&name("mlp.down_proj"), Some(block), NodeKind::Linear, hidden, ffn);
+        let Some(experts) = &config.experts else {
+            let ffn = self.axis(config.ffn);
+            return GATED.into_iter().for_each(|part| self.gated(&name("mlp"), part, block, ffn, hidden));
+        };
+        let routes = self.axis(experts.count);
+        self.push(&name("mlp.gate"), Some(block), NodeKind::Router, routes, hidden);
+        let axes: Vec<_> = (0..experts.count).map(|_| self.axis(config.ffn)).collect();
+        for part in GATED {
+            for (expert, ffn) in axes.iter().enumerate() {
+                self.gated(&name(&format!("mlp.experts.{expert}")), part, block, *ffn, hidden);
+            }
+        }
+        if let Some(shared) = experts.shared {
+            let (ffn, one) = (self.axis(shared), self.axis(1));
+            GATED.into_iter().for_each(|part| self.gated(&name("mlp.shared_expert"), part, block, ffn, hidden));
+            self.push(&name("mlp.shared_expert_gate"), Some(block), NodeKind::Router, one, hidden);
+        }
+    }
+
+    /// One product of a gated feed-forward layer.
+    fn gated(&mut self, layer: &str, part: &str, block: usize, ffn: Channels, hidden: Channels) {
+        let (output, input) = if part == "down_proj" { (hidden, ffn) } else { (ffn, hidden) };
+        self.push(&format!("{layer}.{part}"), Some(block), NodeKind::Linear, output, input);
     }
 
     fn axis(&mut self, channels: usize) -> Channels {

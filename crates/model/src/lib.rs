@@ -2,11 +2,13 @@
 
 pub mod chat;
 pub mod config;
+pub mod family;
 pub mod graph;
 pub mod names;
 pub mod tokenizer;
 
 pub use chat::{ChatTemplate, Message, TemplateError};
-pub use config::{Architecture, ConfigError, ModelConfig, RopeConfig, RopeScaling};
+pub use config::{ConfigError, Experts, ModelConfig, RopeConfig, RopeScaling};
+pub use family::{Architecture, Family};
 pub use graph::{Axis, LayerGraph, Node, NodeKind};
 pub use tokenizer::{Tokenizer, TokenizerError};

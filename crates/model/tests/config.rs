@@ -43,7 +43,7 @@ fn windows_follow_each_family() {
     assert_eq!((mistral.architecture, mistral.sliding_window), (Architecture::Mistral, Some(32)));
     assert_eq!(family("MistralForCausalLM", json!({"sliding_window": null})).unwrap().sliding_window, None);
     let qwen = |more| family("Qwen2ForCausalLM", more);
-    assert!(qwen(json!({})).unwrap().qkv_bias);
+    assert!(qwen(json!({})).unwrap().architecture.family().qkv_bias);
     assert_eq!(qwen(json!({"sliding_window": 32, "use_sliding_window": false})).unwrap().sliding_window, None);
     assert!(qwen(json!({"sliding_window": 32, "use_sliding_window": true, "max_window_layers": 1})).is_err());
     assert!(qwen(json!({"layer_types": ["full_attention", "sliding_attention"]})).is_err());
@@ -106,6 +106,7 @@ fn gguf_and_json_carry_everything() {
         json!({"rope_scaling": {"rope_type": "linear", "factor": 2.5}, "tie_word_embeddings": true}),
         json!({"architectures": ["MistralForCausalLM"], "sliding_window": 64, "head_dim": 32}),
         json!({"architectures": ["Qwen2ForCausalLM"], "eos_token_id": 5}),
+        json!({"architectures": ["Qwen3ForCausalLM"], "head_dim": 32}),
         json!({"rope_scaling": {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
             "original_max_position_embeddings": 8192}}),
     ] {
@@ -141,7 +142,7 @@ fn malformed_metadata_is_refused_by_name() {
     assert!(error("llama.block_count", Value::U32(0), None).contains("num_hidden_layers"));
     assert!(error("llama.attention.head_count", Value::U32(0), None).contains("heads"));
     assert!(error("llama.block_count", Value::String("two".into()), None).contains("block_count"));
-    assert!(error("llama.expert_count", Value::U32(8), None).contains("expert_count"));
+    assert!(error("llama.expert_count", Value::U32(8), None).contains("expert_used_count"));
     assert!(error("llama.rope.scaling.type", Value::String("yarn".into()), None).contains("yarn"));
     assert!(error("llama.rope.dimension_count", Value::U32(8), None).contains("dimension_count"));
     assert!(error("llama.vocab_size", Value::U32(100), Some(&[1.0, 2.0])).contains("rope_freqs"));

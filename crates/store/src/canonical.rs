@@ -16,6 +16,10 @@ pub(crate) struct Canonical {
 pub(crate) struct View {
     /// Tensor in the file.
     pub(crate) id: TensorId,
+    /// Its first row that belongs to the canonical tensor.
+    pub(crate) first: u64,
+    /// Shape of the canonical tensor.
+    pub(crate) shape: Vec<u64>,
     /// Heads over which the file permutes its rows.
     pub(crate) heads: Option<usize>,
     /// Narrower float that the file's F32 was made from, without loss.
@@ -26,8 +30,8 @@ impl Canonical {
     /// `tensors` are canonical name, and view. Returns the name that occurs twice, if one does.
     pub(crate) fn new(source: Arc<dyn TensorSource>, tensors: Vec<(String, View)>) -> Result<Self, String> {
         let info = |(name, view): &(String, View)| {
-            let TensorInfo { dtype, shape, .. } = source.index().get(view.id).clone();
-            TensorInfo { name: name.clone(), dtype: view.narrowed.unwrap_or(dtype), shape }
+            let dtype = view.narrowed.unwrap_or(source.index().get(view.id).dtype);
+            TensorInfo { name: name.clone(), dtype, shape: view.shape.clone() }
         };
         let index = TensorIndex::new(tensors.iter().map(info).collect())?;
         Ok(Self { source, index, views: tensors.into_iter().map(|(_, view)| view).collect() })
@@ -81,6 +85,12 @@ impl TensorSource for Canonical {
         let Some(view) = self.views.get(t.0) else {
             return Err(ReadError::Refused { name: "model".into(), reason: format!("there is no tensor {}", t.0) });
         };
+        let info = self.index.get(t);
+        if rows.end > info.rows() {
+            let reason = format!("rows to {} are asked for; it has {}", rows.end, info.rows());
+            return Err(ReadError::Refused { name: info.name.clone(), reason });
+        }
+        let rows = rows.start + view.first..rows.end + view.first;
         match (view.heads, view.narrowed) {
             (Some(heads), _) if !rows.is_empty() => self.read_permuted(view.id, heads, rows, out),
             (_, Some(dtype)) => self.read_narrowed(view, dtype, rows, out),

@@ -9,7 +9,10 @@ use coffer_checkpoint::{
     gguf::{GgufFile, Metadata},
     sharded::ShardedSafetensors,
 };
-use coffer_model::{ChatTemplate, LayerGraph, ModelConfig, Tokenizer, names};
+use coffer_model::{
+    ChatTemplate, LayerGraph, ModelConfig, Tokenizer,
+    names::{self, Place},
+};
 use coffer_seal::Identity;
 use std::{collections::HashSet, path::Path, sync::Arc};
 
@@ -121,7 +124,19 @@ impl Opener {
         } else {
             return Err(self.no_model(format!("config.json is there, but neither {SINGLE} nor {INDEX}")));
         };
-        let view = |canonical: &str| Some(View { id: source.index().find(canonical)?, heads: None, narrowed: None });
+        let view = |canonical: &str, shape: &[u64]| {
+            let place = names::in_hugging_face(canonical, shape, &config);
+            Some((
+                View {
+                    id: source.index().find(&place.name)?,
+                    first: place.first,
+                    shape: shape.to_vec(),
+                    heads: None,
+                    narrowed: None,
+                },
+                place,
+            ))
+        };
         let (weights, unused) = self.canonical(&config, source.clone(), view)?;
         Ok(self.model(config, tokenizer, template, weights, Container::HuggingFace, unused, origin))
     }
@@ -140,10 +155,12 @@ impl Opener {
             .map_err(|source| StoreError::Tokenizer { path: self.path.clone(), source })?;
         let template = self.template(metadata.string("tokenizer.chat_template"), tokenizer.as_ref())?;
         let narrowed = narrowed_vectors(&metadata, &*source)?;
-        let view = |canonical: &str| {
-            let id = source.index().find(&names::to_gguf(canonical)?)?;
-            let vector = source.index().get(id).shape.len() == 1;
-            Some(View { id, heads: names::permuted_heads(canonical, &config), narrowed: narrowed.filter(|_| vector) })
+        let view = |canonical: &str, shape: &[u64]| {
+            let place = names::in_gguf(canonical, shape, &config)?;
+            let id = source.index().find(&place.name)?;
+            let heads = names::permuted_heads(canonical, &config);
+            let narrowed = narrowed.filter(|_| place.shape.len() == 1);
+            Some((View { id, first: place.first, shape: shape.to_vec(), heads, narrowed }, place))
         };
         let (weights, unused) = self.canonical(&config, source.clone(), view)?;
         let origin = Origin::from_metadata(name, &metadata);
@@ -176,15 +193,17 @@ impl Opener {
         &self,
         config: &ModelConfig,
         source: Arc<dyn TensorSource>,
-        view: impl Fn(&str) -> Option<View>,
+        view: impl Fn(&str, &[u64]) -> Option<(View, Place)>,
     ) -> Result<(Canonical, Vec<String>), StoreError> {
         let graph = LayerGraph::of(config);
         let biases = |n: &coffer_model::Node| n.bias.clone().map(|bias| (bias, n.shape.iter().take(1).copied().collect()));
         let wanted = graph.nodes().iter().flat_map(|n| [Some((n.weight.clone(), n.shape.clone())), biases(n)]).flatten();
         let mut tensors = Vec::new();
         for (name, shape) in wanted {
-            let view = view(&name).ok_or_else(|| self.tensor(&name, format!("missing; the configuration demands {shape:?}")))?;
-            self.check(&name, &shape, source.index().get(view.id))?;
+            let found = view(&name, &shape);
+            let missing = || self.tensor(&name, format!("missing; the configuration demands {shape:?}"));
+            let (view, place) = found.ok_or_else(missing)?;
+            self.check(&name, &place.shape, source.index().get(view.id))?;
             tensors.push((name, view));
         }
         let used: HashSet<_> = tensors.iter().map(|(_, view)| view.id).collect();

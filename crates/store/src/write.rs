@@ -7,8 +7,8 @@ mod hugging_face;
 pub use draft::Destination;
 
 use crate::{Model, StoreError, canonical::widen};
-use coffer_checkpoint::{TensorInfo, gguf::GgufError};
-use coffer_model::names::{gguf_row, permuted_heads};
+use coffer_checkpoint::{DType, TensorInfo, gguf::GgufError};
+use coffer_model::names::{self, Place, gguf_row, permuted_heads};
 use std::{
     collections::VecDeque,
     fs,
@@ -69,11 +69,14 @@ impl ModelWriter {
         if fs::symlink_metadata(out).is_ok() {
             return Err(StoreError::Exists(out.display().to_string()));
         }
-        let pending = tensors.iter().map(|info| Pending::new(info, target, like)).collect::<Result<VecDeque<_>, _>>()?;
+        let places = tensors.iter().map(|info| place(info, target, like)).collect::<Result<Vec<_>, _>>()?;
+        let new = |(info, place)| Pending::new(info, place, target, like);
+        let pending = tensors.iter().zip(&places).map(new).collect::<Result<VecDeque<_>, _>>()?;
         let bytes = pending.iter().fold(0u64, |n, p| n.saturating_add(p.stored_bytes()));
+        let stored = stored(&pending, places)?;
         let sink: Box<dyn Sink> = match target {
-            Target::HuggingFace => Box::new(hugging_face::HuggingFaceSink::create(output, like, tensors).map_err(named(out))?),
-            Target::Gguf => Box::new(gguf::GgufSink::create(output, like, tensors).map_err(named(out))?),
+            Target::HuggingFace => Box::new(hugging_face::HuggingFaceSink::create(output, like, &stored).map_err(named(out))?),
+            Target::Gguf => Box::new(gguf::GgufSink::create(output, like, tensors, stored).map_err(named(out))?),
         };
         Ok(Self { sink, out: out.to_owned(), bytes, pending, held: Vec::new() })
     }
@@ -84,7 +87,6 @@ impl ModelWriter {
     /// # Errors
     /// Returns [`StoreError`] if the bytes are more than the tensor lacks, or cannot be written.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        let sequence = |tensor: &str, reason| StoreError::Sequence { tensor: tensor.to_owned(), reason };
         let Some(current) = self.pending.front_mut() else {
             return Err(sequence("the model", format!("{} bytes were given after the last tensor", bytes.len())));
         };
@@ -112,11 +114,47 @@ impl ModelWriter {
     /// Returns [`StoreError`] if tensors are missing, or the output cannot be synced or renamed.
     pub fn finish(self) -> Result<u64, StoreError> {
         match self.pending.front() {
-            Some(Pending { info, missing, .. }) => {
-                Err(StoreError::Sequence { tensor: info.name.clone(), reason: format!("{missing} bytes are missing") })
-            }
+            Some(Pending { info, missing, .. }) => Err(sequence(&info.name, format!("{missing} bytes are missing"))),
             None => self.sink.finish(&self.out).map(|()| self.bytes).map_err(named(&self.out)),
         }
+    }
+}
+
+fn sequence(tensor: &str, reason: impl Into<String>) -> StoreError {
+    StoreError::Sequence { tensor: tensor.to_owned(), reason: reason.into() }
+}
+
+/// Where the container keeps a canonical tensor.
+fn place(info: &TensorInfo, target: Target, like: &Model) -> Result<Place, StoreError> {
+    match target {
+        Target::HuggingFace => Ok(names::in_hugging_face(&info.name, &info.shape, &like.config)),
+        Target::Gguf => {
+            names::in_gguf(&info.name, &info.shape, &like.config).ok_or_else(|| sequence(&info.name, "GGUF has no name for it"))
+        }
+    }
+}
+
+/// What the container keeps, in order. The canonical tensors that it stacks must follow one another, all of one type.
+fn stored(tensors: &VecDeque<Pending>, places: Vec<Place>) -> Result<Vec<TensorInfo>, StoreError> {
+    let mut stored: Vec<TensorInfo> = Vec::new();
+    // Rows that the last one still lacks.
+    let mut lacks = 0;
+    for (Pending { info, widened, .. }, Place { name, shape, first }) in tensors.iter().zip(places) {
+        let dtype = if *widened { DType::F32 } else { info.dtype };
+        let whole = TensorInfo { name, dtype, shape };
+        if first == 0 && lacks == 0 {
+            lacks = whole.rows();
+            stored.push(whole);
+        } else if stored.last() != Some(&whole) || whole.rows().checked_sub(first) != Some(lacks) {
+            let stack = stored.last().map_or(&whole.name, |last| &last.name);
+            let reason = format!("{stack} holds several tensors, which must all be there, in order and of one type");
+            return Err(sequence(&info.name, reason));
+        }
+        lacks = lacks.saturating_sub(info.rows());
+    }
+    match stored.last().filter(|_| lacks > 0) {
+        Some(last) => Err(sequence(&last.name, format!("{lacks} of its {} rows are missing", last.rows()))),
+        None => Ok(stored),
     }
 }
 
@@ -129,8 +167,8 @@ fn named(out: &Path) -> impl FnOnce(StoreError) -> StoreError {
 }
 
 impl Pending {
-    fn new(info: &TensorInfo, target: Target, like: &Model) -> Result<Self, StoreError> {
-        let refuse = |reason: &str| StoreError::Sequence { tensor: info.name.clone(), reason: reason.to_owned() };
+    fn new(info: &TensorInfo, place: &Place, target: Target, like: &Model) -> Result<Self, StoreError> {
+        let refuse = |reason: &str| sequence(&info.name, reason);
         let missing = info.bytes().ok_or_else(|| refuse("its rows do not fill whole blocks"))?;
         if missing == 0 {
             return Err(refuse("it is empty"));
@@ -139,7 +177,7 @@ impl Pending {
         if heads.is_some_and(|heads| !info.shape.first().is_some_and(|rows| rows.is_multiple_of(heads as u64 * 2))) {
             return Err(refuse("its rows do not divide into heads"));
         }
-        Ok(Self { info: info.clone(), missing, heads, widened: target == Target::Gguf && is_widened(info) })
+        Ok(Self { info: info.clone(), missing, heads, widened: target == Target::Gguf && is_widened(info.dtype, &place.shape) })
     }
 
     /// Bytes in the container, before any are written.
@@ -167,7 +205,6 @@ impl Pending {
 }
 
 /// llama.cpp computes with 1-D tensors in F32 only.
-fn is_widened(info: &TensorInfo) -> bool {
-    use coffer_checkpoint::DType::{BF16, F16};
-    info.shape.len() == 1 && matches!(info.dtype, BF16 | F16)
+fn is_widened(dtype: DType, shape: &[u64]) -> bool {
+    shape.len() == 1 && matches!(dtype, DType::BF16 | DType::F16)
 }

@@ -26,14 +26,7 @@ pub(crate) fn transformers_logits(peers: &Peers, folder: &Path) -> Result<Outcom
     let mut ids = model.tokenizer.as_ref().context("scribe-8m has a tokenizer")?.encode(&text, false)?;
     ids.truncate(CHUNK);
     let ours = logits(&load(&model)?, &ids)?;
-    let (ids_file, theirs_file) = (folder.join("ids"), folder.join("logits"));
-    std::fs::write(&ids_file, ids.iter().flat_map(|i| i.to_le_bytes()).collect::<Vec<_>>())?;
-    run(Command::new(peers.python()?).arg(peers.script("logits.py")).arg(&path).arg(&ids_file).arg(&theirs_file))?;
-    let theirs: Vec<f32> =
-        std::fs::read(theirs_file)?.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-    ensure!(ours.len() == theirs.len(), "{} logits, transformers {}", ours.len(), theirs.len());
-    let worst = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    ensure!(worst <= LOGIT_TOLERANCE, "largest logit difference {worst:e}, at most {LOGIT_TOLERANCE:e} is allowed");
+    let worst = largest_difference(&ours, &transformers(peers, folder, &[&path], &ids)?[0])?;
     Ok(Outcome::Passed(format!("{} tokens, largest logit difference {worst:.1e}", ids.len())))
 }
 
@@ -105,6 +98,26 @@ fn second_half_perplexity(engine: &Engine, ids: &[u32], chunks: usize) -> Result
         }
     }
     Ok((sum / f64::from(count)).exp())
+}
+
+/// Logits of transformers in float32, of each model.
+pub(crate) fn transformers(peers: &Peers, folder: &Path, models: &[&Path], ids: &[u32]) -> Result<Vec<Vec<f32>>> {
+    let (ids_file, out) = (folder.join("ids"), |i: usize| folder.join(format!("{i}.logits")));
+    std::fs::write(&ids_file, ids.iter().flat_map(|i| i.to_le_bytes()).collect::<Vec<_>>())?;
+    let mut python = Command::new(peers.python()?);
+    python.arg(peers.script("logits.py")).arg(&ids_file);
+    models.iter().enumerate().for_each(|(i, model)| _ = python.arg(model).arg(out(i)));
+    run(&mut python)?;
+    let floats = |bytes: Vec<u8>| bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    (0..models.len()).map(|i| Ok(floats(std::fs::read(out(i))?))).collect()
+}
+
+/// The largest difference of a logit from transformers', if none is above the tolerance.
+pub(crate) fn largest_difference(ours: &[f32], theirs: &[f32]) -> Result<f32> {
+    ensure!(ours.len() == theirs.len(), "{} logits, transformers {}", ours.len(), theirs.len());
+    let worst = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    ensure!(worst <= LOGIT_TOLERANCE, "largest logit difference {worst:e}, at most {LOGIT_TOLERANCE:e} is allowed");
+    Ok(worst)
 }
 
 /// What Python prints.

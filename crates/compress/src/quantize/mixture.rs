@@ -1,4 +1,4 @@
-//! Which tensor gets which type: llama.cpp's rules for dense models of the Llama family.
+//! Which tensor gets which type: llama.cpp's rules.
 
 use coffer_checkpoint::{DType, TensorInfo};
 use coffer_model::{Architecture, ModelConfig};
@@ -29,7 +29,8 @@ impl Scheme {
 
     /// The type of `tensor`; `tied`: the embedding is the output head.
     pub(super) fn dtype_of(self, tensor: &TensorInfo, config: &ModelConfig, tied: bool) -> DType {
-        if tensor.shape.len() < 2 {
+        // A router is small, and what it rounds away sends tokens to other experts.
+        if tensor.shape.len() < 2 || is_router(&tensor.name) {
             return DType::F32;
         }
         let main = self.main();
@@ -56,16 +57,37 @@ impl Scheme {
     fn inner(self, name: &str, config: &ModelConfig) -> DType {
         let main = self.main();
         let mixed = matches!(self, Self::Q4_K_M | Self::Q5_K_M);
-        let value = name.ends_with(".self_attn.v_proj.weight");
-        let down = name.ends_with(".mlp.down_proj.weight");
-        let more = mixed && (value || down) && block_of(name).is_some_and(|i| gets_more_bits(i, config.layers));
-        if more {
+        let attention = |part: &str| name.ends_with(&format!(".self_attn.{part}_proj.weight"));
+        let stacked = config.architecture.family().stacked;
+        if stacked && ["q", "k", "v"].into_iter().any(attention) {
+            // Values are in one tensor with the others.
+            return match self {
+                Self::Q4_K_M => DType::Q5_K,
+                Self::Q5_K_M => DType::Q6_K,
+                _ => main,
+            };
+        }
+        if config.experts.as_ref().is_some_and(|experts| experts.count == 8) {
+            // Eight experts are so large that better attention costs little.
+            match self {
+                _ if attention("k") || attention("v") => return DType::Q8_0,
+                Self::Q4_K_M if attention("o") => return DType::Q5_K,
+                _ => {}
+            }
+        }
+        let value = attention("v");
+        let more = mixed && (value || name.ends_with(".down_proj.weight"));
+        if more && block_of(name).is_some_and(|i| gets_more_bits(i, config.layers)) {
             return DType::Q6_K;
         }
         // A 70 B Llama shares eight heads per value matrix: small, so better precision costs little.
         let llama_70b = config.architecture == Architecture::Llama && config.layers == 80 && config.heads != config.kv_heads;
         if value && llama_70b && main == DType::Q4_K { DType::Q5_K } else { main }
     }
+}
+
+fn is_router(name: &str) -> bool {
+    name.ends_with(".mlp.gate.weight") || name.ends_with(".mlp.shared_expert_gate.weight")
 }
 
 impl fmt::Display for Scheme {
@@ -122,7 +144,7 @@ fn block_of(name: &str) -> Option<usize> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use coffer_model::{RopeConfig, config::RopeScaling};
+    use coffer_model::{Experts, RopeConfig, config::RopeScaling};
 
     pub(in crate::quantize) fn config(layers: usize) -> ModelConfig {
         ModelConfig {
@@ -133,12 +155,12 @@ pub(super) mod tests {
             kv_heads: 4,
             head_dim: 32,
             ffn: 768,
+            experts: None,
             vocab: 4096,
             context: 1024,
             norm_eps: 1e-5,
             rope: RopeConfig { theta: 10_000.0, scaling: RopeScaling::None },
             tie_embeddings: false,
-            qkv_bias: false,
             sliding_window: None,
             bos: None,
             eos: vec![],
@@ -161,6 +183,22 @@ pub(super) mod tests {
         assert_eq!(dtype(Scheme::Q4_K_M, "model.layers.0.mlp.up_proj.weight", 256, 8, false), DType::Q4_K);
         let value = "model.layers.20.self_attn.v_proj.weight";
         assert_eq!(dtype(Scheme::Q4_K_M, value, 8192, 80, false), DType::Q5_K);
+    }
+
+    #[test]
+    fn experts_and_stacks_are_treated_as_llama_quantize_does() {
+        let of = |config: &ModelConfig, name: &str| {
+            let name = format!("model.layers.1.{name}.weight");
+            Scheme::Q4_K_M.dtype_of(&TensorInfo { name, dtype: DType::BF16, shape: vec![64, 256] }, config, false)
+        };
+        let experts = |count| Some(Experts { count, chosen: 2, normalized: true, shared: None });
+        let mixtral = ModelConfig { architecture: Architecture::Mixtral, experts: experts(8), ..config(8) };
+        let types = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate"];
+        assert_eq!(types.map(|name| of(&mixtral, name)), [DType::Q4_K, DType::Q8_0, DType::Q8_0, DType::Q5_K, DType::F32]);
+        let many = ModelConfig { architecture: Architecture::Qwen3Moe, experts: experts(128), ..config(8) };
+        assert_eq!(types.map(|name| of(&many, name)), [DType::Q4_K, DType::Q4_K, DType::Q4_K, DType::Q4_K, DType::F32]);
+        let phi3 = ModelConfig { architecture: Architecture::Phi3, ..config(8) };
+        assert_eq!(types[..3].iter().map(|name| of(&phi3, name)).collect::<Vec<_>>(), [DType::Q5_K; 3]);
     }
 
     #[test]

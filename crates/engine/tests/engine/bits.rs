@@ -1,16 +1,13 @@
 //! A token's logits are the same bits whatever surrounds their computation.
 
-use crate::support::{Memory, Random, bits, engine, engine_on, llama, mistral, qwen2, random_tokens, run, whole};
+use crate::support::{
+    Memory, Random, bits, engine, engine_on, llama, mistral, mixtral, qwen2, qwen2_moe, random_tokens, run, whole, wide,
+};
 use coffer_checkpoint::DType;
 use coffer_engine::{Engine, Span, Want};
 use coffer_kernels::Isa;
 use coffer_model::ModelConfig;
 use proptest::prelude::*;
-
-/// Wide enough for blocks of 256.
-fn wide() -> ModelConfig {
-    ModelConfig { hidden: 256, heads: 8, kv_heads: 4, head_dim: 32, ffn: 512, layers: 1, ..llama() }
-}
 
 #[test]
 fn every_isa_and_thread_count() {
@@ -33,7 +30,13 @@ fn every_isa_and_thread_count() {
 
 #[test]
 fn a_prompt_cut_anywhere() {
-    for (config, dtype) in [(llama(), DType::F32), (mistral(), DType::BF16), (wide(), DType::Q4_K)] {
+    for (config, dtype) in [
+        (llama(), DType::F32),
+        (mistral(), DType::BF16),
+        (wide(), DType::Q4_K),
+        (mixtral(), DType::BF16),
+        (qwen2_moe(), DType::Q4_0),
+    ] {
         let engine = engine(&config, &Memory::random(&config, dtype, 5));
         let tokens = random_tokens(&config, 45, 6);
         let want = whole(&engine, &tokens);

@@ -1,6 +1,6 @@
 //! The forward pass against a slow plain one in f64.
 
-use crate::support::{Memory, engine, llama, mistral, qwen2, random_tokens, reference};
+use crate::support::{Memory, engine, llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, random_tokens, reference};
 use coffer_checkpoint::DType;
 use coffer_engine::{Span, Want};
 use coffer_model::{ModelConfig, RopeConfig, config::RopeScaling};
@@ -37,6 +37,17 @@ fn heads_wider_than_the_stream() {
 #[test]
 fn qwen2_with_biases_and_tied_embeddings() {
     assert_agrees(&qwen2(), DType::F32);
+}
+
+#[test]
+fn qwen3_with_normalized_heads() {
+    assert_agrees(&qwen3(), DType::F32);
+}
+
+#[test]
+fn experts() {
+    assert_agrees(&mixtral(), DType::F32);
+    assert_agrees(&qwen2_moe(), DType::F32);
 }
 
 #[test]

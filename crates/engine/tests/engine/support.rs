@@ -3,7 +3,7 @@
 use coffer_checkpoint::{DType, ReadError, TensorId, TensorIndex, TensorInfo, TensorSource, blocks};
 use coffer_engine::{Engine, KvCache, LoadOptions, Span, Want};
 use coffer_kernels::Isa;
-use coffer_model::{Architecture, LayerGraph, ModelConfig, NodeKind, RopeConfig, config::RopeScaling};
+use coffer_model::{Architecture, Experts, LayerGraph, ModelConfig, NodeKind, RopeConfig, config::RopeScaling};
 use std::ops::Range;
 
 /// Tensors in memory.
@@ -114,21 +114,54 @@ pub(crate) fn llama() -> ModelConfig {
         kv_heads: 2,
         head_dim: 16,
         ffn: 96,
+        experts: None,
         vocab: 160,
         context: 1200,
         norm_eps: 1e-5,
         rope: RopeConfig { theta: 10_000.0, scaling: RopeScaling::None },
         tie_embeddings: false,
-        qkv_bias: false,
         sliding_window: None,
         bos: None,
         eos: vec![0],
     }
 }
 
+/// Wide enough for blocks of 256.
+pub(crate) fn wide() -> ModelConfig {
+    ModelConfig { hidden: 256, heads: 8, kv_heads: 4, head_dim: 32, ffn: 512, layers: 1, ..llama() }
+}
+
 /// A small Qwen 2: biases, tied embeddings.
 pub(crate) fn qwen2() -> ModelConfig {
-    ModelConfig { architecture: Architecture::Qwen2, qkv_bias: true, tie_embeddings: true, layers: 2, ..llama() }
+    ModelConfig { architecture: Architecture::Qwen2, tie_embeddings: true, layers: 2, ..llama() }
+}
+
+/// A small Qwen 3: each head of Q and K is normalized.
+pub(crate) fn qwen3() -> ModelConfig {
+    ModelConfig { architecture: Architecture::Qwen3, layers: 2, ..llama() }
+}
+
+/// A small Phi 3.
+pub(crate) fn phi3() -> ModelConfig {
+    ModelConfig { architecture: Architecture::Phi3, kv_heads: 4, layers: 2, ..llama() }
+}
+
+/// A small Qwen 3 with experts.
+pub(crate) fn qwen3_moe() -> ModelConfig {
+    let experts = Experts { count: 10, chosen: 4, normalized: true, shared: None };
+    ModelConfig { architecture: Architecture::Qwen3Moe, experts: Some(experts), ffn: 32, layers: 2, ..llama() }
+}
+
+/// A small mixture of experts, with one that is shared.
+pub(crate) fn qwen2_moe() -> ModelConfig {
+    let experts = Experts { count: 6, chosen: 2, normalized: false, shared: Some(160) };
+    ModelConfig { architecture: Architecture::Qwen2Moe, experts: Some(experts), ffn: 32, layers: 2, ..llama() }
+}
+
+/// A small Mixtral.
+pub(crate) fn mixtral() -> ModelConfig {
+    let experts = Experts { count: 8, chosen: 3, normalized: true, shared: None };
+    ModelConfig { architecture: Architecture::Mixtral, experts: Some(experts), layers: 2, ..llama() }
 }
 
 /// A small Mistral with a window of five.
@@ -182,8 +215,12 @@ fn reference_layer(config: &ModelConfig, weights: &Memory, layer: usize, xs: &mu
     let dim = config.head_dim;
     let project = |part: &str, h: &[f64]| {
         let mut y = times(&get(&format!("self_attn.{part}.weight")), h);
-        if config.qkv_bias {
+        if config.architecture.family().qkv_bias {
             y.iter_mut().zip(get(&format!("self_attn.{part}.bias"))).for_each(|(y, b)| *y += b);
+        }
+        if let (true, "q_proj" | "k_proj") = (config.architecture.family().qk_norm, part) {
+            let norm = get(&format!("self_attn.{}.weight", part.replace("proj", "norm")));
+            y = y.chunks_exact(dim).flat_map(|head| rms_norm(head, &norm, eps)).collect();
         }
         y
     };
@@ -205,9 +242,29 @@ fn reference_layer(config: &ModelConfig, weights: &Memory, layer: usize, xs: &mu
         }
         add(&mut xs[t], &times(&get("self_attn.o_proj.weight"), &out));
         let h = rms_norm(&xs[t], &get("post_attention_layernorm.weight"), eps);
-        let (gate, up) = (times(&get("mlp.gate_proj.weight"), &h), times(&get("mlp.up_proj.weight"), &h));
-        let inner: Vec<f64> = gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
-        add(&mut xs[t], &times(&get("mlp.down_proj.weight"), &inner));
+        let gated = |layer: &str| {
+            let (gate, up) =
+                (times(&get(&format!("{layer}.gate_proj.weight")), &h), times(&get(&format!("{layer}.up_proj.weight")), &h));
+            let inner: Vec<f64> = gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
+            times(&get(&format!("{layer}.down_proj.weight")), &inner)
+        };
+        let Some(experts) = &config.experts else {
+            add(&mut xs[t], &gated("mlp"));
+            continue;
+        };
+        let routes: Vec<f64> = times(&get("mlp.gate.weight"), &h).iter().map(|z| z.exp()).collect();
+        let mut order: Vec<usize> = (0..experts.count).collect();
+        order.sort_by(|a, b| routes[*b].total_cmp(&routes[*a]));
+        let weighed = if experts.normalized { &order[..experts.chosen] } else { &order };
+        let total: f64 = weighed.iter().map(|&e| routes[e]).sum();
+        for &expert in &order[..experts.chosen] {
+            let out: Vec<f64> = gated(&format!("mlp.experts.{expert}")).iter().map(|x| x * routes[expert] / total).collect();
+            add(&mut xs[t], &out);
+        }
+        if experts.shared.is_some() {
+            let weight = 1.0 / (1.0 + (-times(&get("mlp.shared_expert_gate.weight"), &h)[0]).exp());
+            add(&mut xs[t], &gated("mlp.shared_expert").iter().map(|x| x * weight).collect::<Vec<_>>());
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Everything but products: every instruction set, thread count, cut and batch gives the bits of the plain version.
 
-use crate::plain::operations::{attend, log_softmax, rms_norm, swiglu};
+use crate::plain::operations::{attend, log_softmax, rms_norm, route, sigmoid, swiglu};
 use crate::plain::{Random, assert_same_bits, canon};
 use coffer_kernels::cpu::{AttentionShape, AttentionTask, RopeTable};
 use coffer_kernels::{Cpu, Isa};
@@ -27,6 +27,8 @@ proptest! {
         let norm: Vec<f32> = x.chunks(width).flat_map(|x| rms_norm(x, &weight, 1e-5)).collect();
         let logs: Vec<f32> = x.chunks(width).flat_map(log_softmax).collect();
         let gated: Vec<f32> = x.iter().zip(&y).map(|(&x, &y)| swiglu(x, y)).collect();
+        let sigmoids: Vec<f32> = x.iter().map(|&x| sigmoid(x)).collect();
+        let scaled: Vec<f32> = x.iter().zip(&y).map(|(x, y)| canon(x + weight[0] * y)).collect();
         let sums: Vec<f32> = x.iter().zip(&y).map(|(x, y)| canon(x + y)).collect();
         let biased: Vec<f32> = x.iter().zip(weight.iter().cycle()).map(|(x, y)| canon(x + y)).collect();
         for cpu in cpus() {
@@ -39,10 +41,33 @@ proptest! {
                 f(&mut out);
                 assert_same_bits(&out, want, &format!("{what}, {name}"));
             };
+            run(&|x| cpu.rms_norm_in_place(x, &weight, 1e-5), &norm, "norm in place");
             run(&|x| cpu.log_softmax(x, width), &logs, "log softmax");
             run(&|x| cpu.swiglu(x, &y), &gated, "swiglu");
             run(&|x| cpu.add(x, &y), &sums, "residual");
+            run(&|x| cpu.add_scaled(x, &y, weight[0]), &scaled, "scaled");
+            run(&|x| cpu.sigmoid(x), &sigmoids, "sigmoid");
             run(&|x| cpu.add(x, &weight), &biased, "bias");
+        }
+    }
+
+    #[test]
+    fn routes_equal_the_plain_version(
+        tokens in 1usize..5, experts in 1usize..70, chosen in 1usize..9, normalized: bool, wild: bool, seed: u64,
+    ) {
+        let mut random = Random(seed);
+        let chosen = chosen.min(experts);
+        // Few values, so that many are equal.
+        let mut logits = values(&mut random, wild, tokens * experts);
+        logits.iter_mut().filter(|x| x.abs() < 1e6).for_each(|x| *x = (*x * 2.0).round() / 2.0);
+        let want: Vec<_> = logits.chunks(experts).map(|row| route(row, chosen, normalized)).collect();
+        for cpu in cpus() {
+            let mut got = vec![Vec::new(); tokens];
+            cpu.route(&mut logits.clone(), experts, chosen, normalized, |token, expert, weight| got[token].push((expert, weight)));
+            for (got, want) in got.iter().zip(&want) {
+                let bits = |routes: &[(usize, f32)]| routes.iter().map(|(i, w)| (*i, w.to_bits())).collect::<Vec<_>>();
+                prop_assert_eq!(bits(got), bits(want), "{}", cpu.isa().name());
+            }
         }
     }
 
@@ -145,9 +170,13 @@ fn large_inputs_are_shared_by_threads_without_a_trace() {
 fn nothing_to_do_is_done() {
     for cpu in cpus() {
         cpu.rms_norm(&[], &[1.0; 8], 1e-5, &mut []);
+        cpu.rms_norm_in_place(&mut [], &[1.0; 8], 1e-5);
         cpu.log_softmax(&mut [], 5);
         cpu.swiglu(&mut [], &[]);
         cpu.add(&mut [], &[]);
+        cpu.add_scaled(&mut [], &[], 1.0);
+        cpu.sigmoid(&mut []);
+        cpu.route(&mut [], 5, 2, true, |_, _, _| panic!("nobody is there"));
         cpu.rope(&mut [], 2, &RopeTable::new(&[1.0], 0), &[]);
         cpu.attention(AttentionShape { heads: 2, kv_heads: 1, head_dim: 4, window: None }, &mut []);
     }

@@ -1,6 +1,7 @@
 //! The keys of GGUF metadata that describe the model (llama.cpp, gguf-py/gguf/constants.py).
 
-use super::{Architecture, ConfigError, ModelConfig, RopeConfig, RopeScaling, widen};
+use super::{ConfigError, Experts, ModelConfig, RopeConfig, RopeScaling, widen};
+use crate::{Architecture, family::ExpertFields};
 use coffer_checkpoint::{
     TensorIndex,
     gguf::{Array, Metadata, Value},
@@ -20,10 +21,8 @@ impl ModelConfig {
     pub fn from_gguf(metadata: &Metadata, tensors: &TensorIndex, rope_divisors: Option<&[f32]>) -> Result<Self, ConfigError> {
         let named = metadata.string("general.architecture").ok_or_else(|| ConfigError::Missing("general.architecture".into()))?;
         let architecture = architecture(metadata, named)?;
-        let fields = Fields { metadata, prefix: architecture.gguf() };
-        if let Some(experts) = fields.optional_size("expert_count")?.filter(|&n| n > 0) {
-            return Err(ConfigError::unsupported("expert_count", experts, "0 (dense models)"));
-        }
+        let fields = Fields { metadata, prefix: architecture.family().gguf };
+        let experts = experts(&fields, architecture)?;
         let hidden = fields.size("embedding_length")?;
         let heads = fields.size("attention.head_count")?;
         let head_dim = match fields.optional_size("attention.key_length")?.or(fields.optional_size("rope.dimension_count")?) {
@@ -44,7 +43,11 @@ impl ModelConfig {
             heads,
             kv_heads: fields.optional_size("attention.head_count_kv")?.unwrap_or(heads),
             head_dim,
-            ffn: fields.size("feed_forward_length")?,
+            ffn: match fields.optional_size("expert_feed_forward_length")?.filter(|_| experts.is_some()) {
+                Some(ffn) => ffn,
+                None => fields.size("feed_forward_length")?,
+            },
+            experts,
             vocab: vocab(&fields, tensors)?,
             context: fields.size("context_length")?,
             norm_eps: fields
@@ -52,7 +55,6 @@ impl ModelConfig {
                 .ok_or_else(|| ConfigError::Missing(fields.key("attention.layer_norm_rms_epsilon")))?,
             rope: RopeConfig { theta, scaling: scaling(&fields, theta, head_dim, rope_divisors)? },
             tie_embeddings: tensors.find("output.weight").is_none(),
-            qkv_bias: architecture == Architecture::Qwen2,
             sliding_window: fields.optional_size("attention.sliding_window")?.filter(|&n| n > 0),
             bos: token(metadata, "tokenizer.ggml.bos_token_id")?,
             eos: eos(metadata)?,
@@ -62,13 +64,23 @@ impl ModelConfig {
 
     /// Writes GGUF metadata. Llama 3's frequency scaling goes into a tensor: [`RopeScaling::llama3_divisors`].
     pub fn to_gguf(&self, metadata: &mut Metadata) {
-        let arch = self.architecture.gguf();
+        let family = self.architecture.family();
+        let arch = family.gguf;
         let mut set = |key: &str, value| metadata.set(&format!("{arch}.{key}"), value);
         // `checked` bounds every size below 2^32.
         set("block_count", Value::U32(self.layers as u32));
         set("context_length", Value::U32(self.context as u32));
         set("embedding_length", Value::U32(self.hidden as u32));
         set("feed_forward_length", Value::U32(self.ffn as u32));
+        if let Some(experts) = &self.experts {
+            set("expert_count", Value::U32(experts.count as u32));
+            set("expert_used_count", Value::U32(experts.chosen as u32));
+            set("expert_feed_forward_length", Value::U32(self.ffn as u32));
+            set("expert_weights_norm", Value::Bool(experts.normalized));
+            if let Some(shared) = experts.shared {
+                set("expert_shared_feed_forward_length", Value::U32(shared as u32));
+            }
+        }
         set("attention.head_count", Value::U32(self.heads as u32));
         set("attention.head_count_kv", Value::U32(self.kv_heads as u32));
         set("attention.key_length", Value::U32(self.head_dim as u32));
@@ -85,8 +97,8 @@ impl ModelConfig {
         }
         set("vocab_size", Value::U32(self.vocab as u32));
         metadata.set("general.architecture", Value::String(arch.into()));
-        if self.architecture.model_type() != arch {
-            metadata.set(FAMILY, Value::String(self.architecture.model_type().into()));
+        if family.model_type != arch {
+            metadata.set(FAMILY, Value::String(family.model_type.into()));
         }
         if let Some(bos) = self.bos {
             metadata.set("tokenizer.ggml.bos_token_id", Value::U32(bos));
@@ -101,11 +113,35 @@ impl ModelConfig {
 }
 
 fn architecture(metadata: &Metadata, named: &str) -> Result<Architecture, ConfigError> {
-    let family = metadata.string(FAMILY).unwrap_or(named);
-    Architecture::ALL
-        .into_iter()
-        .find(|a| a.gguf() == named && a.model_type() == family)
-        .ok_or_else(|| ConfigError::Architecture(named.chars().take(80).collect()))
+    let experts = metadata.get(&format!("{named}.expert_count")).and_then(whole).is_some_and(|n| n > 0);
+    let found = match metadata.string(FAMILY) {
+        Some(family) => Architecture::ALL.into_iter().find(|a| a.family().gguf == named && a.family().model_type == family),
+        None => unnamed(named, experts),
+    };
+    found.ok_or_else(|| ConfigError::Architecture(named.chars().take(80).collect()))
+}
+
+/// The family that a file without our own key is of.
+fn unnamed(gguf: &str, experts: bool) -> Option<Architecture> {
+    let has_experts = |a: &Architecture| a.family().experts != ExpertFields::None;
+    Architecture::ALL.into_iter().find(|a| a.family().gguf == gguf && has_experts(a) == experts)
+}
+
+fn experts(fields: &Fields, architecture: Architecture) -> Result<Option<Experts>, ConfigError> {
+    let described = architecture.family().experts;
+    if described == ExpertFields::None {
+        return Ok(None);
+    }
+    let normalized = match fields.get("expert_weights_norm") {
+        Some(&Value::Bool(normalized)) => normalized,
+        // What llama.cpp does, whatever the file says.
+        _ => described != ExpertFields::Qwen { shared: true },
+    };
+    let shared = match described {
+        ExpertFields::Qwen { shared: true } => Some(fields.size("expert_shared_feed_forward_length")?),
+        _ => None,
+    };
+    Ok(Some(Experts { count: fields.size("expert_count")?, chosen: fields.size("expert_used_count")?, normalized, shared }))
 }
 
 /// Rows of the embedding, which the metadata may repeat.

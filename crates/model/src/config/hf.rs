@@ -1,6 +1,10 @@
 //! `config.json` and `generation_config.json`, with the key names of transformers 4 and 5.
 
-use super::{Architecture, ConfigError, ModelConfig, RopeConfig, RopeScaling, widen};
+use super::{ConfigError, Experts, ModelConfig, RopeConfig, RopeScaling, widen};
+use crate::{
+    Architecture,
+    family::{ExpertFields, Windows},
+};
 use serde_json::{Map, Value, json};
 
 const CONFIG: &str = "config.json";
@@ -16,15 +20,16 @@ impl ModelConfig {
         let fields = Fields::parse(CONFIG, config)?;
         let architecture = architecture(&fields)?;
         fields.refuse_unsupported(architecture)?;
+        let family = architecture.family();
         let hidden = fields.size("hidden_size")?;
         let heads = fields.size("num_attention_heads")?;
         let layers = fields.size("num_hidden_layers")?;
         let kv_heads = match (fields.optional_size("num_key_value_heads")?, architecture) {
             (Some(n), _) => n,
-            (None, Architecture::Llama) => heads,
+            (None, Architecture::Llama | Architecture::Phi3) => heads,
             (None, _) => return Err(ConfigError::Missing("num_key_value_heads".into())),
         };
-        let head_dim = match fields.optional_size("head_dim")? {
+        let head_dim = match fields.optional_size("head_dim")?.or(family.head_dim) {
             Some(n) => n,
             None if heads != 0 && hidden.is_multiple_of(heads) => hidden / heads,
             None => {
@@ -44,14 +49,18 @@ impl ModelConfig {
             heads,
             kv_heads,
             head_dim,
-            ffn: fields.size("intermediate_size")?,
+            ffn: fields.size(if matches!(family.experts, ExpertFields::Qwen { .. }) {
+                "moe_intermediate_size"
+            } else {
+                "intermediate_size"
+            })?,
+            experts: experts(&fields, family.experts)?,
             vocab: fields.size("vocab_size")?,
             context: fields.size("max_position_embeddings")?,
             norm_eps: fields.number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
             rope: rope(&fields)?,
             tie_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(false),
-            qkv_bias: architecture == Architecture::Qwen2,
-            sliding_window: sliding_window(&fields, architecture, layers)?,
+            sliding_window: sliding_window(&fields, family.windows, layers)?,
             bos: fields.tokens("bos_token_id")?.first().copied(),
             eos,
         }
@@ -65,9 +74,10 @@ impl ModelConfig {
             [one] => json!(one),
             many => json!(many),
         };
+        let family = self.architecture.family();
         let mut config = json!({
-            "architectures": [self.architecture.class()],
-            "model_type": self.architecture.model_type(),
+            "architectures": [family.class],
+            "model_type": family.model_type,
             "hidden_size": self.hidden,
             "num_hidden_layers": self.layers,
             "num_attention_heads": self.heads,
@@ -85,17 +95,40 @@ impl ModelConfig {
             "bos_token_id": self.bos,
             "eos_token_id": eos,
         });
-        match self.architecture {
-            Architecture::Llama => {
-                config["attention_bias"] = json!(false);
-                config["mlp_bias"] = json!(false);
+        match (family.experts, &self.experts) {
+            (_, None) | (ExpertFields::None, _) => {}
+            (ExpertFields::Mixtral, Some(experts)) => {
+                config["num_local_experts"] = json!(experts.count);
+                config["num_experts_per_tok"] = json!(experts.chosen);
             }
-            Architecture::Mistral => config["sliding_window"] = json!(self.sliding_window),
-            Architecture::Qwen2 => {
+            (ExpertFields::Qwen { .. }, Some(experts)) => {
+                config["num_experts"] = json!(experts.count);
+                config["num_experts_per_tok"] = json!(experts.chosen);
+                config["norm_topk_prob"] = json!(experts.normalized);
+                config["moe_intermediate_size"] = json!(self.ffn);
+                config["shared_expert_intermediate_size"] = json!(experts.shared);
+                config["decoder_sparse_step"] = json!(1);
+                config["mlp_only_layers"] = json!([]);
+            }
+        }
+        match family.windows {
+            Windows::Never => {}
+            Windows::All { .. } => config["sliding_window"] = json!(self.sliding_window),
+            Windows::Switched => {
                 config["use_sliding_window"] = json!(self.sliding_window.is_some());
                 config["sliding_window"] = json!(self.sliding_window);
                 config["max_window_layers"] = json!(if self.sliding_window.is_some() { 0 } else { self.layers });
             }
+        }
+        if matches!(self.architecture, Architecture::Llama | Architecture::Qwen3 | Architecture::Qwen3Moe) {
+            config["attention_bias"] = json!(false);
+        }
+        if self.architecture == Architecture::Phi3 {
+            // There is one by default, which a small vocabulary has not.
+            config["pad_token_id"] = Value::Null;
+        }
+        if self.architecture == Architecture::Llama {
+            config["mlp_bias"] = json!(false);
         }
         format!("{config:#}\n")
     }
@@ -120,7 +153,7 @@ fn architecture(fields: &Fields) -> Result<Architecture, ConfigError> {
     let named = class.or(fields.text("model_type")?).ok_or_else(|| ConfigError::Missing("architectures".into()))?;
     Architecture::ALL
         .into_iter()
-        .find(|a| named == a.class() || named == a.model_type())
+        .find(|a| named == a.family().class || named == a.family().model_type)
         .ok_or_else(|| ConfigError::Architecture(named.chars().take(80).collect()))
 }
 
@@ -155,10 +188,37 @@ fn rope(fields: &Fields) -> Result<RopeConfig, ConfigError> {
     Ok(RopeConfig { theta, scaling })
 }
 
+fn experts(fields: &Fields, described: ExpertFields) -> Result<Option<Experts>, ConfigError> {
+    match described {
+        ExpertFields::None => Ok(None),
+        ExpertFields::Mixtral => Ok(Some(Experts {
+            count: fields.size("num_local_experts")?,
+            chosen: fields.size("num_experts_per_tok")?,
+            normalized: true,
+            shared: None,
+        })),
+        ExpertFields::Qwen { shared } => {
+            if let Some(step) = fields.optional_size("decoder_sparse_step")?.filter(|&step| step != 1) {
+                return Err(ConfigError::unsupported("decoder_sparse_step", step, "1"));
+            }
+            if let Some(dense) = fields.get("mlp_only_layers").filter(|layers| layers.as_array().is_none_or(|l| !l.is_empty())) {
+                return Err(ConfigError::unsupported("mlp_only_layers", dense, "none"));
+            }
+            Ok(Some(Experts {
+                // transformers 5 writes the second name for Qwen 3.
+                count: fields.optional_size("num_experts")?.map_or_else(|| fields.size("num_local_experts"), Ok)?,
+                chosen: fields.size("num_experts_per_tok")?,
+                normalized: fields.flag("norm_topk_prob")?.unwrap_or(false),
+                shared: if shared { Some(fields.size("shared_expert_intermediate_size")?) } else { None },
+            }))
+        }
+    }
+}
+
 /// One window for all layers or for none: what mixes them is refused.
-fn sliding_window(fields: &Fields, architecture: Architecture, layers: usize) -> Result<Option<usize>, ConfigError> {
-    let window = match (fields.get("sliding_window"), architecture) {
-        (None, Architecture::Mistral) if !fields.map.contains_key("sliding_window") => Some(4096),
+fn sliding_window(fields: &Fields, windows: Windows, layers: usize) -> Result<Option<usize>, ConfigError> {
+    let window = match windows {
+        Windows::All { default } if !fields.map.contains_key("sliding_window") => default,
         _ => fields.optional_size("sliding_window")?,
     };
     if let Some(types) = fields.get("layer_types") {
@@ -171,11 +231,11 @@ fn sliding_window(fields: &Fields, architecture: Architecture, layers: usize) ->
             _ => Err(ConfigError::unsupported("layer_types", "a mixture", "full_attention or sliding_attention in every layer")),
         };
     }
-    match architecture {
-        Architecture::Llama => Ok(None),
-        Architecture::Mistral => Ok(window),
-        Architecture::Qwen2 if fields.flag("use_sliding_window")? != Some(true) => Ok(None),
-        Architecture::Qwen2 => match fields.optional_size("max_window_layers")?.unwrap_or(28) {
+    match windows {
+        Windows::Never => Ok(None),
+        Windows::All { .. } => Ok(window),
+        Windows::Switched if fields.flag("use_sliding_window")? != Some(true) => Ok(None),
+        Windows::Switched => match fields.optional_size("max_window_layers")?.unwrap_or(28) {
             0 => Ok(window),
             first if first >= layers => Ok(None),
             first => Err(ConfigError::unsupported("max_window_layers", first, "0, or at least num_hidden_layers")),
@@ -247,7 +307,10 @@ impl Fields {
             let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("present");
             return Err(ConfigError::unsupported("quantization_config", method, "unquantized weights, or a GGUF file"));
         }
-        let biases = if architecture == Architecture::Qwen2 { &["mlp_bias"][..] } else { &["attention_bias", "mlp_bias"] };
+        if self.flag("qkv_bias")?.is_some_and(|biases| biases != architecture.family().qkv_bias) {
+            return Err(ConfigError::unsupported("qkv_bias", !architecture.family().qkv_bias, "what the family has"));
+        }
+        let biases = if architecture.family().qkv_bias { &["mlp_bias"][..] } else { &["attention_bias", "mlp_bias"] };
         for key in biases {
             if self.flag(key)? == Some(true) {
                 return Err(ConfigError::unsupported(key, true, "false"));

@@ -10,7 +10,6 @@ use coffer_checkpoint::{
     DType, TensorInfo,
     gguf::{GgufWriter, Metadata, Value},
 };
-use coffer_model::names;
 use std::{collections::BTreeMap, path::Path};
 
 pub(super) struct GgufSink {
@@ -18,9 +17,14 @@ pub(super) struct GgufSink {
 }
 
 impl GgufSink {
-    pub(super) fn create(output: Destination<'_>, like: &Model, tensors: &[TensorInfo]) -> Result<Self, StoreError> {
+    /// `tensors` are the canonical ones, `infos` what is stored of them.
+    pub(super) fn create(
+        output: Destination<'_>,
+        like: &Model,
+        tensors: &[TensorInfo],
+        mut infos: Vec<TensorInfo>,
+    ) -> Result<Self, StoreError> {
         let metadata = metadata(output.path, like, tensors)?;
-        let mut infos = tensors.iter().map(stored).collect::<Result<Vec<_>, _>>()?;
         let rope = &like.config.rope;
         let divisors = rope.scaling.llama3_divisors(rope.theta, like.config.head_dim);
         if let Some(divisors) = &divisors {
@@ -47,17 +51,9 @@ impl Sink for GgufSink {
     }
 }
 
-/// Name and type under which a canonical tensor is stored.
-fn stored(info: &TensorInfo) -> Result<TensorInfo, StoreError> {
-    let name = names::to_gguf(&info.name)
-        .ok_or_else(|| StoreError::Sequence { tensor: info.name.clone(), reason: "GGUF has no name for it".into() })?;
-    let dtype = if is_widened(info) { DType::F32 } else { info.dtype };
-    Ok(TensorInfo { name, dtype, shape: info.shape.clone() })
-}
-
 fn metadata(out: &Path, like: &Model, tensors: &[TensorInfo]) -> Result<Metadata, StoreError> {
     let mut metadata = Metadata::default();
-    metadata.set("general.architecture", Value::String(like.config.architecture.gguf().into()));
+    metadata.set("general.architecture", Value::String(like.config.architecture.family().gguf.into()));
     like.origin.to_gguf(&mut metadata);
     metadata.set("general.file_type", Value::U32(file_type(tensors)));
     if tensors.iter().any(|t| t.dtype.is_quantized()) {
@@ -81,7 +77,7 @@ fn metadata(out: &Path, like: &Model, tensors: &[TensorInfo]) -> Result<Metadata
 /// The type that all 1-D tensors share before they are widened.
 fn vector_dtype(tensors: &[TensorInfo]) -> Option<DType> {
     let mut vectors = tensors.iter().filter(|t| t.shape.len() == 1);
-    let first = vectors.next().filter(|t| is_widened(t))?.dtype;
+    let first = vectors.next().filter(|t| is_widened(t.dtype, &t.shape))?.dtype;
     vectors.all(|t| t.dtype == first).then_some(first)
 }
 

@@ -36,6 +36,25 @@ pub(crate) fn swiglu(gate: f32, up: f32) -> f32 {
     canon(gate / (1.0 + exp(-gate)) * up)
 }
 
+pub(crate) fn sigmoid(x: f32) -> f32 {
+    canon(1.0 / (1.0 + exp(-x)))
+}
+
+/// Experts in the order of their numbers, and their weights: chosen one by one.
+pub(crate) fn route(logits: &[f32], chosen: usize, normalized: bool) -> Vec<(usize, f32)> {
+    let mut experts = Vec::new();
+    for _ in 0..chosen {
+        let left = || (0..logits.len()).filter(|expert| !experts.contains(expert));
+        let best = left().filter(|&i| !logits[i].is_nan()).reduce(|a, b| if logits[b] > logits[a] { b } else { a });
+        experts.extend(best.or(left().next()));
+    }
+    experts.sort_unstable();
+    let max = largest(logits);
+    let part = |i: usize| exp(logits[i] - max);
+    let total = if normalized { experts.iter().fold(0.0, |sum, &i| sum + part(i)) } else { sum((0..logits.len()).map(part)) };
+    experts.iter().map(|&i| (i, canon(part(i) / total))).collect()
+}
+
 pub(crate) fn log_softmax(x: &[f32]) -> Vec<f32> {
     let max = largest(x);
     let log = coffer_kernels::math::ln(f64::from(sum(x.iter().map(|x| exp(x - max))))) as f32;
