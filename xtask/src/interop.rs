@@ -1,9 +1,11 @@
 //! Coffer against its real peers: each check runs somebody else's program on our output, or ours on theirs.
 
+mod aarch64;
 mod clients;
 mod containers;
 mod datasets;
 pub(crate) mod exec;
+mod families;
 mod keys;
 mod kills;
 mod numbers;
@@ -40,6 +42,8 @@ type Check = fn(&Peers, &Path) -> Result<Outcome>;
 
 const CHECKS: &[(&str, Check)] = &[
     ("transformers-logits", numbers::transformers_logits),
+    ("families", families::tiny_models),
+    ("aarch64", aarch64::contract),
     ("llama-perplexity", numbers::llama_perplexity),
     ("tokenizers-ids", text::tokenizers_ids),
     ("llama-ids", text::llama_ids),

@@ -176,8 +176,12 @@ impl Peers {
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["build", "--quiet", "--release", "--package", package]).args(features).current_dir(&self.root);
         run(&mut cargo)?;
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.root.join("target"), PathBuf::from);
-        Ok(target.join("release").join(package))
+        Ok(self.target().join("release").join(package))
+    }
+
+    /// Folder in which cargo builds.
+    pub(crate) fn target(&self) -> PathBuf {
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.root.join("target"), PathBuf::from)
     }
 
     /// Runs `install` unless it already succeeded for this very `wanted`.

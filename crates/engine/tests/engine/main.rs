@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests and their helpers")]
 
 mod bits;
+mod golden;
 mod reference;
 mod refusals;
 mod scheduling;
