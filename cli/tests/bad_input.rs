@@ -23,7 +23,7 @@ fn wrong_usage_is_told_with_code_2() {
     refused(&run(&["frobnicate"]), 2, &["frobnicate"]);
     refused(&run(&["quantize", &scribe, "--type", "Q3_X", "-o", "/nonexistent/x"]), 2, &["Q3_X", "Q4_K_M"]);
     refused(&run(&["seal", &scribe, "-o", "/nonexistent/x"]), 2, &["--recipient"]);
-    refused(&run(&["generate", &scribe]), 2, &["--prompt"]);
+    refused(&run(&["generate", &scribe, "--prompt", "x", "--system", "y"]), 2, &["--system", "--chat"]);
     refused(&run(&["generate", &scribe, "--prompt", "x", "--temperature", "-1"]), 2, &["--temperature"]);
     refused(&run(&["eval", &scribe]), 2, &["--text"]);
 }

@@ -7,7 +7,7 @@ mod coffer;
 
 use coffer::{Folder, asset, ok, run};
 use serde_json::Value;
-use std::path::Path;
+use std::{io::Write, path::Path, process::Stdio};
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
@@ -35,6 +35,29 @@ fn a_sealed_model_answers_as_the_plain_one() {
     let back = folder.path("back");
     ok(&["open", &bundle, "--identity", &key, "-o", &back]);
     assert_eq!(std::fs::read(&gguf).unwrap(), std::fs::read(format!("{back}/small.gguf")).unwrap());
+}
+
+#[test]
+fn a_conversation_remembers_what_was_said() {
+    let scribe = asset("models/scribe-8m");
+    let flags = ["--system", "You tell stories.", "-n", "12", "--seed", "7", "--json"];
+    let talk = |lines: &str| -> Vec<Value> {
+        let mut talk = coffer::command(&[&["generate", &scribe], &flags[..]].concat());
+        let mut talk = talk.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        talk.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        let out = talk.wait_with_output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap().lines().map(json).collect()
+    };
+    let answers = talk("Tell me of a storm.\n\nAnd then?\n/new\nTell me of a storm.\n");
+    let [first, second, again] = &answers[..] else { panic!("{answers:?}") };
+    let once = json(&ok(&[&["generate", &scribe, "--chat", "--prompt", "Tell me of a storm."], &flags[..]].concat()));
+    for answer in [first, again] {
+        assert_eq!((&answer["text"], &answer["prompt_tokens"]), (&once["text"], &once["prompt_tokens"]));
+    }
+    let tokens = |answer: &Value| answer["prompt_tokens"].as_u64().unwrap();
+    assert!(first["kept_tokens"] == 0 && second["kept_tokens"].as_u64().unwrap() >= tokens(first) - 4, "{second}");
+    assert!(tokens(second) > tokens(first) + first["completion_tokens"].as_u64().unwrap());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::support::{Memory, engine, llama, random_tokens};
 use coffer_checkpoint::DType;
-use coffer_engine::{Choice, Engine, Event, FinishReason, Request, SamplingParams, Scheduler};
+use coffer_engine::{Choice, Engine, EngineError, Event, FinishReason, Request, SamplingParams, Scheduler};
 use std::sync::{
     Arc,
     mpsc::{Receiver, channel},
@@ -145,4 +145,21 @@ fn shutdown_finishes_the_running_and_refuses_the_waiting() {
     let (late, _) = request(vec![1], GREEDY, 1);
     assert!(scheduler.submit(late).is_err());
     scheduler.shutdown();
+}
+
+#[test]
+fn a_generation_that_goes_on_is_one_from_the_start() {
+    let config = llama();
+    let engine = engine(&config, &Memory::random(&config, DType::BF16, 21));
+    let prompts = [vec![1, 2, 3, 4, 5], vec![1, 2, 3, 4, 5, 6, 7], vec![1, 2, 3, 4, 5, 6, 7], vec![1, 9], vec![8]];
+    let sampling = SamplingParams { temperature: 1.0, top_p: 1.0, seed: 3 };
+    let mut going_on = engine.generate(&prompts[0], sampling.clone()).unwrap();
+    for prompt in &prompts {
+        going_on.restart(prompt).unwrap();
+        let tokens: Vec<u32> = going_on.by_ref().take(6).map(|c| c.unwrap().token).collect();
+        let fresh: Vec<u32> = engine.generate(prompt, sampling.clone()).unwrap().take(6).map(|c| c.unwrap().token).collect();
+        assert_eq!(tokens, fresh, "{prompt:?}");
+    }
+    assert!(matches!(going_on.restart(&[]), Err(EngineError::NoTokens)));
+    assert!(matches!(going_on.restart(&vec![1; 5000]), Err(EngineError::Context { .. })));
 }
