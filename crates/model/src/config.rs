@@ -165,6 +165,8 @@ const MAX_HEADS: usize = 1 << 14;
 const MAX_HEAD_DIM: usize = 1 << 12;
 const MAX_FFN: usize = 1 << 24;
 const MAX_EXPERTS: usize = 1 << 12;
+/// Of all layers: each is several tensors, and a name for each is made before one is looked for.
+const MAX_EXPERTS_IN_ALL: usize = 1 << 16;
 const MAX_VOCAB: usize = 1 << 24;
 const MAX_CONTEXT: usize = 1 << 31;
 
@@ -193,6 +195,10 @@ impl ModelConfig {
             if value == 0 || value > max {
                 return Err(ConfigError::invalid(field, value, format!("must be between 1 and {max}")));
             }
+        }
+        if let Some(experts) = self.experts.as_ref().filter(|experts| experts.count * self.layers > MAX_EXPERTS_IN_ALL) {
+            let reason = format!("{} layers with as many are more than {MAX_EXPERTS_IN_ALL} experts", self.layers);
+            return Err(ConfigError::invalid("num_experts", experts.count, reason));
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
             let reason = format!("must divide num_attention_heads, which is {}", self.heads);

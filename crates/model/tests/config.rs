@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use coffer_checkpoint::{DType, TensorIndex, TensorInfo, gguf::Metadata, gguf::Value};
-use coffer_model::{Architecture, ConfigError, ModelConfig, RopeScaling};
+use coffer_model::{Architecture, ConfigError, Experts, ModelConfig, RopeScaling};
 use serde_json::{Value as Json, json};
 
 fn llama() -> Json {
@@ -66,6 +66,29 @@ fn what_is_not_computed_is_refused_by_name() {
 }
 
 #[test]
+fn experts_are_read_and_bounded() {
+    let qwen = |more: Json| {
+        let mut changes = json!({"architectures": ["Qwen3MoeForCausalLM"], "moe_intermediate_size": 24, "num_experts": 8,
+            "num_experts_per_tok": 2});
+        changes.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        with(changes)
+    };
+    let config = qwen(json!({"norm_topk_prob": true})).unwrap();
+    assert_eq!((config.ffn, config.experts), (24, Some(Experts { count: 8, chosen: 2, normalized: true, shared: None })));
+    for (changes, named) in [
+        (json!({"num_experts": 0}), "num_experts"),
+        (json!({"num_experts_per_tok": 9}), "num_experts_per_tok"),
+        (json!({"num_experts": 4096, "num_hidden_layers": 4096}), "4096 layers"),
+        (json!({"decoder_sparse_step": 2}), "decoder_sparse_step"),
+        (json!({"mlp_only_layers": [0]}), "mlp_only_layers"),
+        (json!({"num_experts": null}), "num_local_experts"),
+    ] {
+        let error = qwen(changes).unwrap_err().to_string();
+        assert!(error.contains(named), "{error}");
+    }
+}
+
+#[test]
 fn sizes_are_bounded_and_cross_checked() {
     for (changes, named) in [
         (json!({"hidden_size": 0}), "hidden_size"),
@@ -107,6 +130,11 @@ fn gguf_and_json_carry_everything() {
         json!({"architectures": ["MistralForCausalLM"], "sliding_window": 64, "head_dim": 32}),
         json!({"architectures": ["Qwen2ForCausalLM"], "eos_token_id": 5}),
         json!({"architectures": ["Qwen3ForCausalLM"], "head_dim": 32}),
+        json!({"architectures": ["Phi3ForCausalLM"], "sliding_window": 64}),
+        json!({"architectures": ["MixtralForCausalLM"], "num_local_experts": 8, "num_experts_per_tok": 2}),
+        json!({"architectures": ["Qwen2MoeForCausalLM"], "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 40}),
+        json!({"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24}),
         json!({"rope_scaling": {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
             "original_max_position_embeddings": 8192}}),
     ] {
