@@ -42,6 +42,11 @@ fn smollm2() -> ModelConfig {
         rope: RopeConfig { theta: 100_000.0, scaling: RopeScaling::None },
         tie_embeddings: true,
         sliding_window: None,
+        full_attention_every: None,
+        window_theta: None,
+        query_scalar: 64,
+        score_bound: None,
+        logit_bound: None,
         bos: None,
         eos: Vec::new(),
     }

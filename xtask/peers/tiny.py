@@ -19,6 +19,12 @@ FAMILIES = {
     "phi3-window": dict(model_type="phi3", head_dim=16, sliding_window=64),
     "mixtral": dict(model_type="mixtral", head_dim=16, num_local_experts=8, num_experts_per_tok=2),
     "qwen2_moe": dict(model_type="qwen2_moe", head_dim=16, shared_expert_intermediate_size=64, **EXPERTS),
+    "gemma2": dict(model_type="gemma2", head_dim=16, sliding_window=64, query_pre_attn_scalar=16, final_logit_softcapping=4.0,
+                   attn_logit_softcapping=5.0, num_hidden_layers=4, tie_word_embeddings=True),
+    "gemma3": dict(model_type="gemma3_text", head_dim=16, sliding_window=64, query_pre_attn_scalar=16, num_hidden_layers=7,
+                   tie_word_embeddings=True, rope_parameters=dict(
+                       full_attention=dict(rope_type="linear", factor=8.0, rope_theta=1e6),
+                       sliding_attention=dict(rope_type="default", rope_theta=1e4))),
     "qwen3_moe": dict(model_type="qwen3_moe", norm_topk_prob=True, **EXPERTS),
 }
 

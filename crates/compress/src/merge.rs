@@ -78,6 +78,8 @@ impl Job {
 struct Source {
     weights: Arc<dyn TensorSource>,
     stored: Arc<dyn TensorSource>,
+    /// Whether norms are F32 whatever type is asked for.
+    norms_in_f32: bool,
 }
 
 impl Source {
@@ -90,7 +92,7 @@ impl Source {
             }
             None => stored.clone(),
         };
-        Ok(Self { weights, stored })
+        Ok(Self { weights, stored, norms_in_f32: model.config.architecture.family().norms_less_one })
     }
 
     /// The type in which the model without its adapter stores a tensor.

@@ -3,7 +3,7 @@
 use crate::{EngineError, KvCache, cache::CacheShape, forward::Workspace, load::Weights, rotary};
 use coffer_checkpoint::TensorSource;
 use coffer_kernels::{Cpu, Isa};
-use coffer_model::ModelConfig;
+use coffer_model::{ModelConfig, RopeConfig, RopeScaling};
 use std::sync::Mutex;
 
 /// How to load a model.
@@ -23,8 +23,8 @@ pub struct Engine {
     pub(crate) config: ModelConfig,
     pub(crate) weights: Weights,
     pub(crate) cpu: Cpu,
-    /// Radians a position for each pair of a head.
-    pub(crate) frequencies: Vec<f64>,
+    /// Radians a position for each pair of a head: in most layers, and in those with a window, where they have their own.
+    pub(crate) frequencies: (Vec<f64>, Option<Vec<f64>>),
     pub(crate) workspace: Mutex<Workspace>,
     context: usize,
 }
@@ -62,10 +62,12 @@ impl Engine {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, EngineError> {
         let threads = options.threads.max(1);
+        let own = config.window_theta.map(|theta| RopeConfig { theta, scaling: RopeScaling::None });
+        let window = own.map(|rope| rotary::frequencies(&rope, config.head_dim));
         Ok(Self {
             weights: Weights::load(config, weights, threads, progress)?,
             cpu: Cpu::new(options.isa, threads),
-            frequencies: rotary::frequencies(&config.rope, config.head_dim),
+            frequencies: (rotary::frequencies(&config.rope, config.head_dim), window),
             workspace: Mutex::default(),
             context: options.context.unwrap_or(config.context).min(config.context),
             config: config.clone(),

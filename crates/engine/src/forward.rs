@@ -11,6 +11,7 @@ use coffer_kernels::{
     Matrix,
     cpu::{AttentionShape, AttentionTask, RopeTable},
 };
+use coffer_model::Activation;
 use std::sync::PoisonError;
 
 /// Tokens that go through the layers together, at most: bounds the workspace.
@@ -44,8 +45,22 @@ pub(crate) struct Workspace {
     logits: Vec<f32>,
     /// Position of each token in its sequence.
     positions: Vec<u32>,
-    /// Sines and cosines, and how many positions they cover.
-    rope: Option<(RopeTable, usize)>,
+    rope: Option<Rope>,
+}
+
+/// Sines and cosines.
+struct Rope {
+    table: RopeTable,
+    /// Of layers with a window, where they have their own.
+    window: Option<RopeTable>,
+    /// Positions that they cover.
+    covered: usize,
+}
+
+impl Rope {
+    fn of(&self, window: bool) -> &RopeTable {
+        self.window.as_ref().filter(|_| window).unwrap_or(&self.table)
+    }
 }
 
 /// A part of a span that goes through the layers in one pass.
@@ -154,7 +169,11 @@ impl Engine {
                 self.weights.embedding.decode_row(token as usize, row);
             }
         }
-        work.positions.len()
+        let tokens = work.positions.len();
+        if self.config.architecture.family().scaled_embedding {
+            self.cpu.scale(&mut work.x[..tokens * self.config.hidden], (self.config.hidden as f32).sqrt());
+        }
+        tokens
     }
 
     /// The first half of a block: `x += o(attention(rope(q(norm(x))), …))`.
@@ -170,7 +189,8 @@ impl Engine {
             cpu.rms_norm_in_place(q, q_norm, config.norm_eps);
             cpu.rms_norm_in_place(k, k_norm, config.norm_eps);
         }
-        if let Some((rope, _)) = &work.rope {
+        let turned = work.rope.as_ref().map(|rope| rope.of(config.window(i).is_some()));
+        if let Some(rope) = turned {
             cpu.rope(q, config.heads, rope, &work.positions);
             cpu.rope(k, config.kv_heads, rope, &work.positions);
         }
@@ -181,9 +201,12 @@ impl Engine {
             cache.write(i, cache.len(), &k[rows.clone()], &v[rows]);
             row += piece.tokens;
         }
-        cpu.attention(self.attention_shape(), &mut tasks(spans, pieces, i, q, a, width));
+        cpu.attention(self.attention_shape(i), &mut tasks(spans, pieces, i, q, a, width));
         let y = &mut work.y[..tokens * config.hidden];
         self.products(&[&layer.o], a, tokens, &mut [&mut *y]);
+        if let Some([norm, _]) = &layer.post_norms {
+            cpu.rms_norm_in_place(y, norm, config.norm_eps);
+        }
         cpu.add(x, y);
     }
 
@@ -203,6 +226,9 @@ impl Engine {
                 }
             }
         }
+        if let Some([_, norm]) = &layer.post_norms {
+            cpu.rms_norm_in_place(y, norm, config.norm_eps);
+        }
         cpu.add(x, y);
     }
 
@@ -211,7 +237,10 @@ impl Engine {
         let width = tokens * layer.gate.weight.rows();
         let (gate, up) = (&mut gate[..width], &mut up[..width]);
         self.products(&[&layer.gate, &layer.up], h, tokens, &mut [&mut *gate, &mut *up]);
-        self.cpu.swiglu(gate, up);
+        match self.config.architecture.family().activation {
+            Activation::Silu => self.cpu.swiglu(gate, up),
+            Activation::Gelu => self.cpu.geglu(gate, up),
+        }
         self.products(&[&layer.down], gate, tokens, &mut [&mut *y]);
     }
 
@@ -242,17 +271,22 @@ impl Engine {
             let rows = h.len() / hidden;
             let logits = &mut work.logits[..rows * vocab];
             self.cpu.matmul(&[self.weights.head()], h, rows, &mut [&mut *logits]);
+            if let Some(bound) = self.config.logit_bound {
+                self.cpu.softcap(logits, bound);
+            }
             logits.chunks_exact(vocab).for_each(&mut *each);
         }
     }
 
-    fn attention_shape(&self) -> AttentionShape {
+    fn attention_shape(&self, layer: usize) -> AttentionShape {
         let config = &self.config;
         AttentionShape {
             heads: config.heads,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
-            window: config.sliding_window,
+            window: config.window(layer),
+            scale: 1.0 / (config.query_scalar as f32).sqrt(),
+            bound: config.score_bound,
         }
     }
 }
@@ -291,9 +325,11 @@ impl Workspace {
         ] {
             grow(buffer, rows.saturating_mul(width), "a forward pass")?;
         }
-        if self.rope.as_ref().is_none_or(|(_, covered)| *covered < positions) {
+        if self.rope.as_ref().is_none_or(|rope| rope.covered < positions) {
             let covered = positions.next_power_of_two().max(PASS);
-            self.rope = Some((RopeTable::new(&engine.frequencies, covered), covered));
+            let (frequencies, window) = &engine.frequencies;
+            let table = |frequencies: &Vec<f64>| RopeTable::new(frequencies, covered);
+            self.rope = Some(Rope { table: table(frequencies), window: window.as_ref().map(table), covered });
         }
         Ok(())
     }

@@ -34,6 +34,8 @@ pub(crate) struct Layer {
     pub(crate) qk_norm: Option<[Vec<f32>; 2]>,
     /// `[hidden, heads * head_dim]`.
     pub(crate) o: Linear,
+    /// `[hidden]` each: norms of what attention and the feed-forward layer add, where they have some.
+    pub(crate) post_norms: Option<[Vec<f32>; 2]>,
     /// `[hidden]`.
     pub(crate) ffn_norm: Vec<f32>,
     pub(crate) feed_forward: FeedForward,
@@ -99,8 +101,8 @@ impl Weights {
 
 impl Layer {
     fn bytes(&self) -> usize {
-        let Self { attention_norm, q, k, v, qk_norm, o, ffn_norm, feed_forward } = self;
-        let norms = [attention_norm, ffn_norm].into_iter().chain(qk_norm.iter().flatten());
+        let Self { attention_norm, q, k, v, qk_norm, o, post_norms, ffn_norm, feed_forward } = self;
+        let norms = [attention_norm, ffn_norm].into_iter().chain(qk_norm.iter().chain(post_norms).flatten());
         norms.map(|n| size_of_val(&**n)).sum::<usize>()
             + [q, k, v, o].map(Linear::bytes).iter().sum::<usize>()
             + feed_forward.bytes()
@@ -137,18 +139,16 @@ struct Loaded(HashMap<String, Packed>);
 impl Loaded {
     fn layer(&mut self, config: &ModelConfig, i: usize) -> Result<Layer, EngineError> {
         let name = |part: &str| format!("model.layers.{i}.{part}.weight");
-        let qk_norm = config.architecture.family().qk_norm;
+        let family = config.architecture.family();
         Ok(Layer {
             attention_norm: self.norm(&name("input_layernorm"))?,
             q: self.linear(&name("self_attn.q_proj"))?,
             k: self.linear(&name("self_attn.k_proj"))?,
             v: self.linear(&name("self_attn.v_proj"))?,
-            qk_norm: match qk_norm {
-                true => Some([self.norm(&name("self_attn.q_norm"))?, self.norm(&name("self_attn.k_norm"))?]),
-                false => None,
-            },
+            qk_norm: self.norms(family.qk_norm, ["self_attn.q_norm", "self_attn.k_norm"].map(name))?,
             o: self.linear(&name("self_attn.o_proj"))?,
-            ffn_norm: self.norm(&name("post_attention_layernorm"))?,
+            post_norms: self.norms(family.post_norms, ["post_attention_layernorm", "post_feedforward_layernorm"].map(name))?,
+            ffn_norm: self.norm(&name(family.ffn_norm()))?,
             feed_forward: self.feed_forward(config, &format!("model.layers.{i}.mlp"))?,
         })
     }
@@ -178,6 +178,11 @@ impl Loaded {
             Some(Packed::Linear(linear)) => Ok(linear),
             _ => Err(EngineError::Missing { tensor: name.to_owned() }),
         }
+    }
+
+    /// Two norms, if there are some.
+    fn norms(&mut self, there: bool, [a, b]: [String; 2]) -> Result<Option<[Vec<f32>; 2]>, EngineError> {
+        if there { Ok(Some([self.norm(&a)?, self.norm(&b)?])) } else { Ok(None) }
     }
 
     fn norm(&mut self, name: &str) -> Result<Vec<f32>, EngineError> {

@@ -1,12 +1,12 @@
 //! Causal attention. For one token and head, with p its position:
 //!
-//! - score of position j = (q · kⱼ) · (1/√head_dim), the product in 16 lanes and the tree;
+//! - score of position j = (q · kⱼ) · scale, the product in 16 lanes and the tree; where scores have a bound, bound · tanh(score / bound);
 //! - weight wⱼ = exp(scoreⱼ − largest score); their sum in 16 lanes, lane = j mod 16, and the tree;
 //! - output channel = (Σ wⱼ · vⱼ, in order of j) / sum of weights.
 //!
 //! Everything depends on p and absolute positions alone, so neither the cut of a prompt nor the cache shows.
 
-use crate::math::exp_lanes;
+use crate::math::{exp_lanes, softcap_lanes};
 use crate::rows::{largest, vector, write};
 use crate::shared::Shared;
 use crate::simd::{Kernel, LANES, Simd};
@@ -40,6 +40,10 @@ pub struct AttentionShape {
     pub head_dim: usize,
     /// Attend to the last so many positions only.
     pub window: Option<usize>,
+    /// What scores are multiplied by; 1/√head_dim mostly.
+    pub scale: f32,
+    /// Scores are bounded by this: bound · tanh(score / bound).
+    pub bound: Option<f32>,
 }
 
 /// Query heads that share the reads of a key or value.
@@ -101,6 +105,15 @@ impl Part<'_> {
         let mut sums = [0.0; H];
         for h in 0..H {
             let weights = &mut scores[h * stride..][..stride];
+            if let Some(bound) = self.shape.bound {
+                for at in (0..stride).step_by(LANES) {
+                    // SAFETY: whole vectors, since the stride is.
+                    unsafe { S::store(weights[at..].as_mut_ptr(), softcap_lanes::<S>(S::load(weights[at..].as_ptr()), bound)) };
+                }
+                // What is not attended to was bounded with the others.
+                weights[..start - base].fill(f32::NEG_INFINITY);
+                weights[end - base..].fill(f32::NEG_INFINITY);
+            }
             let max = S::splat(largest::<S>(weights));
             let mut sum = S::splat(0.0);
             for at in (0..stride).step_by(LANES) {
@@ -127,7 +140,7 @@ impl Part<'_> {
         scores: &mut [f32],
     ) {
         let head_dim = self.shape.head_dim;
-        let scale = 1.0 / (head_dim as f32).sqrt();
+        let scale = self.shape.scale;
         for j in positions {
             let k = &self.k[j * head_dim..][..head_dim];
             let mut sums = [S::splat(0.0); H];

@@ -8,7 +8,7 @@ pub use crate::attention::{AttentionShape, AttentionTask};
 use crate::pool::Pool;
 pub use crate::rope::RopeTable;
 use crate::router::{self, Weigh};
-use crate::rows::{Add, AddScaled, LogSoftmax, RmsNorm, RmsNormInPlace, Rotate, Sigmoid, Swiglu};
+use crate::rows::{Add, AddScaled, Geglu, LogSoftmax, RmsNorm, RmsNormInPlace, Rotate, Scale, Sigmoid, Softcap, Swiglu};
 use crate::shared::Shared;
 use crate::{Isa, Matrix, product};
 use std::ops::Range;
@@ -97,6 +97,34 @@ impl Cpu {
             // SAFETY: ranges are disjoint.
             let gate = unsafe { gate.slice(at.start, at.len()) };
             self.isa.dispatch(Swiglu { gate, up: &up[at] });
+        });
+    }
+
+    /// `gate = gelu(gate) * up`, where gelu is approximated by tanh (Hendrycks and Gimpel, arXiv:1606.08415).
+    pub fn geglu(&self, gate: &mut [f32], up: &[f32]) {
+        let (len, gate) = (up.len(), Shared::new(whole_rows(gate, 1, up.len())));
+        self.rows(len, 1, |at| {
+            // SAFETY: ranges are disjoint.
+            let gate = unsafe { gate.slice(at.start, at.len()) };
+            self.isa.dispatch(Geglu { gate, up: &up[at] });
+        });
+    }
+
+    /// `x = bound * tanh(x / bound)`.
+    pub fn softcap(&self, x: &mut [f32], bound: f32) {
+        let (len, x) = (x.len(), Shared::new(x));
+        self.rows(len, 1, |at| {
+            // SAFETY: ranges are disjoint.
+            self.isa.dispatch(Softcap { x: unsafe { x.slice(at.start, at.len()) }, bound });
+        });
+    }
+
+    /// `x *= factor`.
+    pub fn scale(&self, x: &mut [f32], factor: f32) {
+        let (len, x) = (x.len(), Shared::new(x));
+        self.rows(len, 1, |at| {
+            // SAFETY: ranges are disjoint.
+            self.isa.dispatch(Scale { x: unsafe { x.slice(at.start, at.len()) }, factor });
         });
     }
 

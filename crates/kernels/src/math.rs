@@ -30,6 +30,14 @@ pub(crate) fn exp_lanes<S: Simd>(x: S::F) -> S::F {
     S::mul(S::mul(p, power_of_two::<S>(half)), power_of_two::<S>(rest))
 }
 
+/// bound · tanh(x / bound) in each lane, where tanh z = 1 − 2 / (1 + e²ᶻ).
+#[inline(always)]
+pub(crate) fn softcap_lanes<S: Simd>(x: S::F, bound: f32) -> S::F {
+    let (one, two) = (S::splat(1.0), S::splat(2.0));
+    let power = exp_lanes::<S>(S::mul(two, S::div(x, S::splat(bound))));
+    S::mul(S::splat(bound), S::sub(one, S::div(two, S::add(one, power))))
+}
+
 /// 1/7!, 1/6! … 1/2!.
 const EXP_TERMS: [f32; 6] = [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5];
 

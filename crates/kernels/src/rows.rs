@@ -1,6 +1,6 @@
 //! Operations on rows of activations. Their sums run in 16 interleaved lanes and one tree.
 
-use crate::math::{self, exp_lanes};
+use crate::math::{self, exp_lanes, softcap_lanes};
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Vector of `x` at `at`; lanes past its end hold `fill`.
@@ -135,6 +135,60 @@ impl Kernel for Swiglu<'_> {
             let gate = vector::<S>(self.gate, at, 0.0);
             let silu = S::div(gate, S::add(one, exp_lanes::<S>(S::mul(gate, S::splat(-1.0)))));
             write::<S>(self.gate, at, S::mul(silu, vector::<S>(self.up, at, 0.0)));
+        }
+    }
+}
+
+/// gate / (1 + e^−2u) · up into `gate`, where u = √(2/π) · (gate + 0.044715 · gate³).
+pub(crate) struct Geglu<'a> {
+    pub(crate) gate: &'a mut [f32],
+    pub(crate) up: &'a [f32],
+}
+
+impl Kernel for Geglu<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let one = S::splat(1.0);
+        for at in (0..self.gate.len()).step_by(LANES) {
+            let gate = vector::<S>(self.gate, at, 0.0);
+            let cube = S::mul(S::mul(gate, gate), gate);
+            let inner = S::add(gate, S::mul(S::splat(0.044_715), cube));
+            // −2 √(2/π)
+            let power = exp_lanes::<S>(S::mul(S::splat(-1.595_769), inner));
+            let gelu = S::div(gate, S::add(one, power));
+            write::<S>(self.gate, at, S::mul(gelu, vector::<S>(self.up, at, 0.0)));
+        }
+    }
+}
+
+/// bound · tanh(x / bound), in place.
+pub(crate) struct Softcap<'a> {
+    pub(crate) x: &'a mut [f32],
+    pub(crate) bound: f32,
+}
+
+impl Kernel for Softcap<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        for at in (0..self.x.len()).step_by(LANES) {
+            let x = softcap_lanes::<S>(vector::<S>(self.x, at, 0.0), self.bound);
+            write::<S>(self.x, at, x);
+        }
+    }
+}
+
+/// x · factor, in place.
+pub(crate) struct Scale<'a> {
+    pub(crate) x: &'a mut [f32],
+    pub(crate) factor: f32,
+}
+
+impl Kernel for Scale<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        for at in (0..self.x.len()).step_by(LANES) {
+            let x = S::mul(vector::<S>(self.x, at, 0.0), S::splat(self.factor));
+            write::<S>(self.x, at, x);
         }
     }
 }

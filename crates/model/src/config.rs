@@ -82,6 +82,16 @@ pub struct ModelConfig {
     pub tie_embeddings: bool,
     /// Attend to the last so many positions only.
     pub sliding_window: Option<usize>,
+    /// Every n-th layer attends to all positions nevertheless.
+    pub full_attention_every: Option<usize>,
+    /// Base of the rotary frequencies of layers with a window, unscaled, where they have their own.
+    pub window_theta: Option<f64>,
+    /// Scores are divided by the root of this: the width of a head, mostly.
+    pub query_scalar: usize,
+    /// Scores are bounded by this.
+    pub score_bound: Option<f32>,
+    /// Logits are bounded by this.
+    pub logit_bound: Option<f32>,
     /// Token that starts a text, if the model wants one.
     pub bos: Option<u32>,
     /// Tokens that end a generation.
@@ -171,6 +181,17 @@ const MAX_VOCAB: usize = 1 << 24;
 const MAX_CONTEXT: usize = 1 << 31;
 
 impl ModelConfig {
+    /// Whether tensors of this shape are norms that Hugging Face stores less 1. In the canonical form they are whole, and always F32: near 1
+    /// the narrow types have too few digits for them.
+    pub fn is_less_one(&self, shape: &[u64]) -> bool {
+        self.architecture.family().norms_less_one && shape.len() == 1
+    }
+
+    /// The window of a layer.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        self.sliding_window.filter(|_| self.full_attention_every.is_none_or(|every| !(layer + 1).is_multiple_of(every)))
+    }
+
     /// Checks every size against its bound and against the others.
     fn checked(self) -> Result<Self, ConfigError> {
         let sizes = [
@@ -183,6 +204,8 @@ impl ModelConfig {
             ("vocab_size", self.vocab, MAX_VOCAB),
             ("max_position_embeddings", self.context, MAX_CONTEXT),
             ("sliding_window", self.sliding_window.unwrap_or(1), MAX_CONTEXT),
+            ("sliding_window_pattern", self.full_attention_every.unwrap_or(1), MAX_LAYERS),
+            ("query_pre_attn_scalar", self.query_scalar, MAX_HIDDEN),
         ];
         let experts = self.experts.iter().flat_map(|experts| {
             [
@@ -210,7 +233,15 @@ impl ModelConfig {
         if !(self.norm_eps.is_finite() && self.norm_eps > 0.0 && self.norm_eps < 1.0) {
             return Err(ConfigError::invalid("rms_norm_eps", self.norm_eps, "must lie between 0 and 1"));
         }
+        for (field, bound) in [("attn_logit_softcapping", self.score_bound), ("final_logit_softcapping", self.logit_bound)] {
+            if let Some(bound) = bound.filter(|b| !(b.is_finite() && *b >= 1.0)) {
+                return Err(ConfigError::invalid(field, bound, "must be at least 1"));
+            }
+        }
         self.rope.check()?;
+        if let Some(theta) = self.window_theta {
+            RopeConfig { theta, scaling: RopeScaling::None }.check()?;
+        }
         match self.eos.iter().chain(&self.bos).find(|&&id| id as usize >= self.vocab) {
             Some(id) => Err(ConfigError::invalid(
                 "bos_token_id/eos_token_id",

@@ -20,6 +20,10 @@ pub enum Architecture {
     Qwen2Moe,
     /// Qwen 3 with experts.
     Qwen3Moe,
+    /// Gemma 2: norms before and after each half of a block, bounded scores and logits, a window in every other layer.
+    Gemma2,
+    /// Gemma 3, text alone: Gemma 2 with normalized heads instead of bounds, a window in five of six layers.
+    Gemma3,
 }
 
 /// What all models of a family have in common. A family is one such row.
@@ -37,6 +41,14 @@ pub struct Family {
     pub qkv_bias: bool,
     /// Whether each head of Q and K has a norm of its own.
     pub qk_norm: bool,
+    /// Whether what each half of a block adds is normalized before it is added.
+    pub post_norms: bool,
+    /// Whether Hugging Face stores the weights of norms less 1.
+    pub norms_less_one: bool,
+    /// What gates the feed-forward layer.
+    pub activation: Activation,
+    /// Whether embeddings are multiplied by the root of their width.
+    pub scaled_embedding: bool,
     /// Whether files keep Q, K and V in one tensor, and gate and up in another.
     pub stacked: bool,
     /// Whether Hugging Face names experts as Mixtral does.
@@ -47,6 +59,17 @@ pub struct Family {
     pub(crate) windows: Windows,
     /// Width of a head where `config.json` gives none; `None`: the hidden size is shared out.
     pub(crate) head_dim: Option<usize>,
+    /// Whether the output head is the embedding where `config.json` does not say.
+    pub(crate) tied: bool,
+}
+
+/// What gates the feed-forward layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// x / (1 + e^−x).
+    Silu,
+    /// x · Φ(x), approximated by tanh.
+    Gelu,
 }
 
 /// How `config.json` describes experts.
@@ -75,6 +98,11 @@ pub(crate) enum Windows {
     },
     /// `sliding_window`, if `use_sliding_window`, for the layers from `max_window_layers` on.
     Switched,
+    /// `sliding_window`, for all layers but every n-th; `layer_types` says so again, `sliding_window_pattern` otherwise.
+    AllBut {
+        /// n.
+        every: usize,
+    },
 }
 
 /// Llama, from which the others are told apart.
@@ -85,11 +113,16 @@ const LLAMA: Family = Family {
     permuted: true,
     qkv_bias: false,
     qk_norm: false,
+    post_norms: false,
+    norms_less_one: false,
+    activation: Activation::Silu,
+    scaled_embedding: false,
     stacked: false,
     mixtral_names: false,
     experts: ExpertFields::None,
     windows: Windows::Never,
     head_dim: None,
+    tied: false,
 };
 
 const MISTRAL: Family =
@@ -151,10 +184,51 @@ const QWEN3_MOE: Family = Family {
     ..QWEN3
 };
 
+const GEMMA2: Family = Family {
+    model_type: "gemma2",
+    class: "Gemma2ForCausalLM",
+    gguf: "gemma2",
+    permuted: false,
+    post_norms: true,
+    norms_less_one: true,
+    activation: Activation::Gelu,
+    scaled_embedding: true,
+    windows: Windows::AllBut { every: 2 },
+    head_dim: Some(256),
+    tied: true,
+    ..LLAMA
+};
+
+const GEMMA3: Family = Family {
+    model_type: "gemma3_text",
+    class: "Gemma3ForCausalLM",
+    gguf: "gemma3",
+    qk_norm: true,
+    windows: Windows::AllBut { every: 6 },
+    ..GEMMA2
+};
+
+impl Family {
+    /// Canonical name of the norm before the feed-forward layer.
+    pub fn ffn_norm(&self) -> &'static str {
+        if self.post_norms { "pre_feedforward_layernorm" } else { "post_attention_layernorm" }
+    }
+}
+
 impl Architecture {
     /// All of them.
-    pub const ALL: [Self; 8] =
-        [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3, Self::Phi3, Self::Mixtral, Self::Qwen2Moe, Self::Qwen3Moe];
+    pub const ALL: [Self; 10] = [
+        Self::Llama,
+        Self::Mistral,
+        Self::Qwen2,
+        Self::Qwen3,
+        Self::Phi3,
+        Self::Mixtral,
+        Self::Qwen2Moe,
+        Self::Qwen3Moe,
+        Self::Gemma2,
+        Self::Gemma3,
+    ];
 
     /// What its models have in common.
     pub fn family(self) -> &'static Family {
@@ -167,6 +241,8 @@ impl Architecture {
             Self::Mixtral => &MIXTRAL,
             Self::Qwen2Moe => &QWEN2_MOE,
             Self::Qwen3Moe => &QWEN3_MOE,
+            Self::Gemma2 => &GEMMA2,
+            Self::Gemma3 => &GEMMA3,
         }
     }
 

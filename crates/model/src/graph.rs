@@ -1,6 +1,6 @@
 //! The layer graph: what methods of compression and the engine walk over.
 
-use crate::ModelConfig;
+use crate::{Experts, ModelConfig};
 
 /// What a node computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,15 +119,28 @@ impl Builder {
             self.norm(&name("self_attn.k_norm"), Some(block), head);
         }
         self.push(&name("self_attn.o_proj"), Some(block), NodeKind::Linear, hidden, mixed);
+        if family.post_norms {
+            self.norm(&name("post_attention_layernorm"), Some(block), hidden);
+        }
     }
 
     fn feed_forward(&mut self, config: &ModelConfig, block: usize, hidden: Channels) {
         let name = |module: &str| format!("model.layers.{block}.{module}");
-        self.norm(&name("post_attention_layernorm"), Some(block), hidden);
-        let Some(experts) = &config.experts else {
-            let ffn = self.axis(config.ffn);
-            return GATED.into_iter().for_each(|part| self.gated(&name("mlp"), part, block, ffn, hidden));
-        };
+        self.norm(&name(config.architecture.family().ffn_norm()), Some(block), hidden);
+        match &config.experts {
+            None => {
+                let ffn = self.axis(config.ffn);
+                GATED.into_iter().for_each(|part| self.gated(&name("mlp"), part, block, ffn, hidden));
+            }
+            Some(experts) => self.experts(config, experts, block, hidden),
+        }
+        if config.architecture.family().post_norms {
+            self.norm(&name("post_feedforward_layernorm"), Some(block), hidden);
+        }
+    }
+
+    fn experts(&mut self, config: &ModelConfig, experts: &Experts, block: usize, hidden: Channels) {
+        let name = |module: &str| format!("model.layers.{block}.{module}");
         let routes = self.axis(experts.count);
         self.push(&name("mlp.gate"), Some(block), NodeKind::Router, routes, hidden);
         let axes: Vec<_> = (0..experts.count).map(|_| self.axis(config.ffn)).collect();

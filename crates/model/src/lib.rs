@@ -9,6 +9,6 @@ pub mod tokenizer;
 
 pub use chat::{ChatTemplate, Message, TemplateError};
 pub use config::{ConfigError, Experts, ModelConfig, RopeConfig, RopeScaling};
-pub use family::{Architecture, Family};
+pub use family::{Activation, Architecture, Family};
 pub use graph::{Axis, LayerGraph, Node, NodeKind};
 pub use tokenizer::{Tokenizer, TokenizerError};

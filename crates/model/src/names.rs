@@ -30,6 +30,13 @@ const IN_BLOCK: [(&str, &str); 16] = [
     ("mlp.shared_expert_gate", "ffn_gate_inp_shexp"),
 ];
 
+/// Norms of families that have one after each half of a block too; the first is called as another family's second.
+const SANDWICH: [(&str, &str); 3] = [
+    ("post_attention_layernorm", "post_attention_norm"),
+    ("pre_feedforward_layernorm", "ffn_norm"),
+    ("post_feedforward_layernorm", "post_ffw_norm"),
+];
+
 /// Modules that several canonical ones are stacked in, in the families that do that: Hugging Face, GGUF.
 const QKV: (&str, &str) = ("self_attn.qkv_proj", "attn_qkv");
 const GATE_UP: (&str, &str) = ("mlp.gate_up_proj", "ffn_up");
@@ -88,7 +95,8 @@ pub fn in_gguf(canonical: &str, shape: &[u64], config: &ModelConfig) -> Option<P
         let shape = [&[experts], shape].concat();
         return Some(Place { name: name(stack), shape, first: rows.checked_mul(expert)? });
     }
-    let (_, gguf) = IN_BLOCK.iter().find(|(c, _)| *c == module)?;
+    let sandwich = SANDWICH.iter().filter(|_| config.architecture.family().post_norms);
+    let (_, gguf) = sandwich.chain(&IN_BLOCK).find(|(c, _)| *c == module)?;
     match shape {
         // A product with one row is kept as a vector.
         [1, cols] => Some(Place { name: name(gguf), shape: vec![*cols], first: 0 }),
@@ -202,7 +210,7 @@ mod tests {
     #[test]
     fn places_fill_what_is_stored() {
         let experts = r#""num_experts":3,"num_experts_per_tok":2,"moe_intermediate_size":32,"num_local_experts":3"#;
-        for family in ["llama", "qwen3", "phi3", "mixtral", "qwen2_moe", "qwen3_moe"] {
+        for family in ["llama", "qwen3", "phi3", "mixtral", "qwen2_moe", "qwen3_moe", "gemma2", "gemma3_text"] {
             let config = config(&format!(r#""model_type":"{family}",{experts},"shared_expert_intermediate_size":48"#));
             let (mut hf, mut gguf) = (BTreeMap::new(), BTreeMap::new());
             for node in LayerGraph::of(&config).nodes() {
@@ -217,7 +225,12 @@ mod tests {
                 assert_eq!(*filled, shape.iter().product::<u64>(), "{family}: {name}");
             }
             let norms = hf.keys().filter(|name| name.contains("norm")).count();
-            assert_eq!(norms, if family.starts_with("qwen3") { 9 } else { 5 }, "{family}");
+            let of_a_layer = match family {
+                "gemma3_text" => 6,
+                "qwen3" | "qwen3_moe" | "gemma2" => 4,
+                _ => 2,
+            };
+            assert_eq!(norms, 2 * of_a_layer + 1, "{family}");
         }
     }
 

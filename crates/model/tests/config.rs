@@ -53,6 +53,12 @@ fn windows_follow_each_family() {
 fn what_is_not_computed_is_refused_by_name() {
     for (changes, named) in [
         (json!({"architectures": ["GemmaForCausalLM"]}), "GemmaForCausalLM"),
+        (json!({"architectures": ["Gemma2ForCausalLM"], "hidden_act": "silu"}), "gelu_pytorch_tanh"),
+        (
+            json!({"architectures": ["Gemma3ForCausalLM"], "hidden_act": "gelu_pytorch_tanh", "sliding_window": 8,
+            "layer_types": ["full_attention", "sliding_attention"]}),
+            "layer_types",
+        ),
         (json!({"hidden_act": "gelu"}), "gelu"),
         (json!({"attention_bias": true}), "attention_bias"),
         (json!({"mlp_bias": true}), "mlp_bias"),
@@ -131,6 +137,10 @@ fn gguf_and_json_carry_everything() {
         json!({"architectures": ["Qwen2ForCausalLM"], "eos_token_id": 5}),
         json!({"architectures": ["Qwen3ForCausalLM"], "head_dim": 32}),
         json!({"architectures": ["Phi3ForCausalLM"], "sliding_window": 64}),
+        json!({"architectures": ["Gemma2ForCausalLM"], "sliding_window": 64, "hidden_activation": "gelu_pytorch_tanh", "head_dim": 256,
+            "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "query_pre_attn_scalar": 224}),
+        json!({"architectures": ["Gemma3ForCausalLM"], "sliding_window": 64, "hidden_activation": "gelu_pytorch_tanh", "head_dim": 32,
+            "rope_local_base_freq": 20000.0, "sliding_window_pattern": 2}),
         json!({"architectures": ["MixtralForCausalLM"], "num_local_experts": 8, "num_experts_per_tok": 2}),
         json!({"architectures": ["Qwen2MoeForCausalLM"], "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
             "shared_expert_intermediate_size": 40}),

@@ -1,6 +1,6 @@
 //! The tensors of any container under canonical names, rows in canonical order.
 
-use coffer_checkpoint::{DType, ReadError, TensorId, TensorIndex, TensorInfo, TensorSource};
+use coffer_checkpoint::{DType, ReadError, TensorId, TensorIndex, TensorInfo, TensorSource, blocks};
 use coffer_model::names::gguf_row;
 use std::{ops::Range, sync::Arc};
 
@@ -22,6 +22,8 @@ pub(crate) struct View {
     pub(crate) shape: Vec<u64>,
     /// Heads over which the file permutes its rows.
     pub(crate) heads: Option<usize>,
+    /// Whether the file holds it less 1; then it is F32 here.
+    pub(crate) less_one: bool,
     /// Narrower float that the file's F32 was made from, without loss.
     pub(crate) narrowed: Option<DType>,
 }
@@ -30,7 +32,8 @@ impl Canonical {
     /// `tensors` are canonical name, and view. Returns the name that occurs twice, if one does.
     pub(crate) fn new(source: Arc<dyn TensorSource>, tensors: Vec<(String, View)>) -> Result<Self, String> {
         let info = |(name, view): &(String, View)| {
-            let dtype = view.narrowed.unwrap_or(source.index().get(view.id).dtype);
+            let stored = source.index().get(view.id).dtype;
+            let dtype = if view.less_one { DType::F32 } else { view.narrowed.unwrap_or(stored) };
             TensorInfo { name: name.clone(), dtype, shape: view.shape.clone() }
         };
         let index = TensorIndex::new(tensors.iter().map(info).collect())?;
@@ -66,6 +69,19 @@ impl Canonical {
         Ok(())
     }
 
+    fn read_less_one(&self, view: &View, rows: Range<u64>, out: &mut [u8]) -> Result<(), ReadError> {
+        let info = self.source.index().get(view.id);
+        let refused = |reason: String| ReadError::Refused { name: info.name.clone(), reason };
+        let mut stored = vec![0; out.len() / size_of::<f32>() * info.dtype.block_bytes() / info.dtype.block_len()];
+        self.source.read_rows(view.id, rows, &mut stored)?;
+        let mut values = vec![0.0; out.len() / size_of::<f32>()];
+        blocks::decode(info.dtype, &stored, &mut values).map_err(|e| refused(e.to_string()))?;
+        for (four, value) in out.chunks_exact_mut(size_of::<f32>()).zip(values) {
+            four.copy_from_slice(&(value + 1.0).to_le_bytes());
+        }
+        Ok(())
+    }
+
     fn read_narrowed(&self, view: &View, dtype: DType, rows: Range<u64>, out: &mut [u8]) -> Result<(), ReadError> {
         let mut wide = vec![0; out.len() * 2];
         self.source.read_rows(view.id, rows, &mut wide)?;
@@ -93,6 +109,7 @@ impl TensorSource for Canonical {
         let rows = rows.start + view.first..rows.end + view.first;
         match (view.heads, view.narrowed) {
             (Some(heads), _) if !rows.is_empty() => self.read_permuted(view.id, heads, rows, out),
+            _ if view.less_one => self.read_less_one(view, rows, out),
             (_, Some(dtype)) => self.read_narrowed(view, dtype, rows, out),
             _ => self.source.read_rows(view.id, rows, out),
         }

@@ -132,6 +132,7 @@ impl Opener {
                     first: place.first,
                     shape: shape.to_vec(),
                     heads: None,
+                    less_one: config.is_less_one(shape),
                     narrowed: None,
                 },
                 place,
@@ -160,7 +161,7 @@ impl Opener {
             let id = source.index().find(&place.name)?;
             let heads = names::permuted_heads(canonical, &config);
             let narrowed = narrowed.filter(|_| place.shape.len() == 1);
-            Some((View { id, first: place.first, shape: shape.to_vec(), heads, narrowed }, place))
+            Some((View { id, first: place.first, shape: shape.to_vec(), heads, less_one: false, narrowed }, place))
         };
         let (weights, unused) = self.canonical(&config, source.clone(), view)?;
         let origin = Origin::from_metadata(name, &metadata);

@@ -51,6 +51,8 @@ struct Pending {
     heads: Option<usize>,
     /// Whether it is stored as F32.
     widened: bool,
+    /// Whether it is stored less 1.
+    less_one: bool,
 }
 
 impl ModelWriter {
@@ -94,7 +96,7 @@ impl ModelWriter {
             sequence(&current.info.name, format!("{} bytes were given where {} are missing", bytes.len(), current.missing))
         })?;
         let whole = current.missing == 0;
-        if current.heads.is_none() && !current.widened {
+        if current.heads.is_none() && !current.widened && !current.less_one {
             self.sink.write(bytes).map_err(named(&self.out))?;
         } else {
             self.held.extend_from_slice(bytes);
@@ -177,7 +179,12 @@ impl Pending {
         if heads.is_some_and(|heads| !info.shape.first().is_some_and(|rows| rows.is_multiple_of(heads as u64 * 2))) {
             return Err(refuse("its rows do not divide into heads"));
         }
-        Ok(Self { info: info.clone(), missing, heads, widened: target == Target::Gguf && is_widened(info.dtype, &place.shape) })
+        let widened = target == Target::Gguf && is_widened(info.dtype, &place.shape);
+        let less_one = target == Target::HuggingFace && like.config.is_less_one(&info.shape);
+        if less_one && info.dtype != DType::F32 {
+            return Err(refuse("it is stored less 1, and must be given in F32"));
+        }
+        Ok(Self { info: info.clone(), missing, heads, widened, less_one })
     }
 
     /// Bytes in the container, before any are written.
@@ -200,7 +207,14 @@ impl Pending {
                 out
             }
         };
-        if self.widened { widen(self.info.dtype, &ordered).unwrap_or(ordered) } else { ordered }
+        match self {
+            Self { widened: true, .. } => widen(self.info.dtype, &ordered).unwrap_or(ordered),
+            Self { less_one: true, .. } => {
+                let float = |four: &[u8]| f32::from_le_bytes([four[0], four[1], four[2], four[3]]);
+                ordered.chunks_exact(4).flat_map(|four| (float(four) - 1.0).to_le_bytes()).collect()
+            }
+            _ => ordered,
+        }
     }
 }
 

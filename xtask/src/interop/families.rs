@@ -24,7 +24,8 @@ const VOCABULARY: u32 = 4096;
 /// Largest relative difference of perplexity from llama.cpp's.
 const PERPLEXITY_TOLERANCE: f64 = 0.003;
 /// Names in `tiny.py`.
-const FAMILIES: [&str; 9] = ["llama", "mistral", "qwen2", "qwen3", "phi3", "phi3-window", "mixtral", "qwen2_moe", "qwen3_moe"];
+const FAMILIES: [&str; 11] =
+    ["llama", "mistral", "qwen2", "qwen3", "phi3", "phi3-window", "mixtral", "qwen2_moe", "qwen3_moe", "gemma2", "gemma3"];
 /// Context to load with.
 const CONTEXT: usize = 512;
 

@@ -55,7 +55,8 @@ impl Method for Linear {
     fn plan(&self) -> Result<Vec<Task>, CompressError> {
         let donor = &self.sources[self.donor];
         let task = |t: &TensorInfo| {
-            let dtype = self.dtype.unwrap_or_else(|| donor.stored_dtype(&t.name));
+            let asked = self.dtype.filter(|_| !(donor.norms_in_f32 && t.shape.len() == 1));
+            let dtype = asked.unwrap_or_else(|| donor.stored_dtype(&t.name));
             if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
                 return Err(CompressError::Quantized { method: "a merge without out_dtype", tensor: t.name.clone(), dtype });
             }
@@ -132,7 +133,7 @@ mod tests {
             let v = 1.0 + i as f32;
             let tensors = vec![f32_tensor(LAYER, &[1, 2], &[v, 10.0 * v]), f32_tensor("model.norm.weight", &[2], &[v, v])];
             let weights: Arc<dyn TensorSource> = Arc::new(MemorySource::new(tensors));
-            Source { stored: weights.clone(), weights }
+            Source { stored: weights.clone(), weights, norms_in_f32: false }
         };
         let linear = Linear::new(file, &recipe, (0..recipe.models.len()).map(source).collect(), 3)?;
         let tasks = linear.plan()?;

@@ -162,6 +162,11 @@ pub(super) mod tests {
             rope: RopeConfig { theta: 10_000.0, scaling: RopeScaling::None },
             tie_embeddings: false,
             sliding_window: None,
+            full_attention_every: None,
+            window_theta: None,
+            query_scalar: 32,
+            score_bound: None,
+            logit_bound: None,
             bos: None,
             eos: vec![],
         }

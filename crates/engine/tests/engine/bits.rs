@@ -1,7 +1,7 @@
 //! A token's logits are the same bits whatever surrounds their computation.
 
 use crate::support::{
-    Memory, Random, bits, engine, engine_on, llama, mistral, mixtral, qwen2, qwen2_moe, random_tokens, run, whole, wide,
+    Memory, Random, bits, engine, engine_on, gemma2, llama, mistral, mixtral, qwen2, qwen2_moe, random_tokens, run, whole, wide,
 };
 use coffer_checkpoint::DType;
 use coffer_engine::{Engine, Span, Want};
@@ -35,6 +35,7 @@ fn a_prompt_cut_anywhere() {
         (mistral(), DType::BF16),
         (wide(), DType::Q4_K),
         (mixtral(), DType::BF16),
+        (gemma2(), DType::BF16),
         (qwen2_moe(), DType::Q4_0),
     ] {
         let engine = engine(&config, &Memory::random(&config, dtype, 5));

@@ -2,7 +2,8 @@
 //! every machine must compute these bits. They change with the numeric contract, and only with it; the failing test prints them.
 
 use crate::support::{
-    Memory, engine_on, llama, mistral, mixtral, phi3, qwen2, qwen2_moe, qwen3, qwen3_moe, random_tokens, whole, wide,
+    Memory, engine_on, gemma2, gemma3, llama, mistral, mixtral, phi3, qwen2, qwen2_moe, qwen3, qwen3_moe, random_tokens, whole,
+    wide,
 };
 use coffer_checkpoint::DType;
 use coffer_kernels::Isa;
@@ -12,7 +13,7 @@ const GOLDENS: &str = include_str!("../../../../assets/goldens/families.txt");
 
 /// Every family with weights of one type, and Llama with all others.
 fn models() -> Vec<(ModelConfig, DType)> {
-    let families = [llama(), mistral(), qwen2(), qwen3(), phi3(), mixtral(), qwen2_moe(), qwen3_moe()];
+    let families = [llama(), mistral(), qwen2(), qwen3(), phi3(), mixtral(), qwen2_moe(), qwen3_moe(), gemma2(), gemma3()];
     let types =
         [DType::F32, DType::Q8_0, DType::Q4_0, DType::Q4_1, DType::Q5_0, DType::Q5_1, DType::Q4_K, DType::Q5_K, DType::Q6_K];
     families.map(|config| (config, DType::BF16)).into_iter().chain(types.map(|dtype| (wide(), dtype))).collect()

@@ -1,6 +1,8 @@
 //! The forward pass against a slow plain one in f64.
 
-use crate::support::{Memory, engine, llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, random_tokens, reference};
+use crate::support::{
+    Memory, engine, gemma2, gemma3, llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, random_tokens, reference,
+};
 use coffer_checkpoint::DType;
 use coffer_engine::{Span, Want};
 use coffer_model::{ModelConfig, RopeConfig, config::RopeScaling};
@@ -31,7 +33,7 @@ fn one_kv_head_each() {
 
 #[test]
 fn heads_wider_than_the_stream() {
-    assert_agrees(&ModelConfig { head_dim: 32, ..llama() }, DType::F32);
+    assert_agrees(&ModelConfig { head_dim: 32, query_scalar: 32, ..llama() }, DType::F32);
 }
 
 #[test]
@@ -48,6 +50,12 @@ fn qwen3_with_normalized_heads() {
 fn experts() {
     assert_agrees(&mixtral(), DType::F32);
     assert_agrees(&qwen2_moe(), DType::F32);
+}
+
+#[test]
+fn gemma_with_bounds_and_norms_on_both_sides() {
+    assert_agrees(&gemma2(), DType::F32);
+    assert_agrees(&gemma3(), DType::F32);
 }
 
 #[test]

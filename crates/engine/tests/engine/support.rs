@@ -3,7 +3,7 @@
 use coffer_checkpoint::{DType, ReadError, TensorId, TensorIndex, TensorInfo, TensorSource, blocks};
 use coffer_engine::{Engine, KvCache, LoadOptions, Span, Want};
 use coffer_kernels::Isa;
-use coffer_model::{Architecture, Experts, LayerGraph, ModelConfig, NodeKind, RopeConfig, config::RopeScaling};
+use coffer_model::{Activation, Architecture, Experts, LayerGraph, ModelConfig, NodeKind, RopeConfig, config::RopeScaling};
 use std::ops::Range;
 
 /// Tensors in memory.
@@ -121,6 +121,11 @@ pub(crate) fn llama() -> ModelConfig {
         rope: RopeConfig { theta: 10_000.0, scaling: RopeScaling::None },
         tie_embeddings: false,
         sliding_window: None,
+        full_attention_every: None,
+        window_theta: None,
+        query_scalar: 16,
+        score_bound: None,
+        logit_bound: None,
         bos: None,
         eos: vec![0],
     }
@@ -128,7 +133,7 @@ pub(crate) fn llama() -> ModelConfig {
 
 /// Wide enough for blocks of 256.
 pub(crate) fn wide() -> ModelConfig {
-    ModelConfig { hidden: 256, heads: 8, kv_heads: 4, head_dim: 32, ffn: 512, layers: 1, ..llama() }
+    ModelConfig { hidden: 256, heads: 8, kv_heads: 4, head_dim: 32, query_scalar: 32, ffn: 512, layers: 1, ..llama() }
 }
 
 /// A small Qwen 2: biases, tied embeddings.
@@ -144,6 +149,29 @@ pub(crate) fn qwen3() -> ModelConfig {
 /// A small Phi 3.
 pub(crate) fn phi3() -> ModelConfig {
     ModelConfig { architecture: Architecture::Phi3, kv_heads: 4, layers: 2, ..llama() }
+}
+
+/// A small Gemma 2: bounded scores and logits, a window in every other layer.
+pub(crate) fn gemma2() -> ModelConfig {
+    ModelConfig {
+        architecture: Architecture::Gemma2,
+        layers: 4,
+        sliding_window: Some(7),
+        full_attention_every: Some(2),
+        query_scalar: 24,
+        score_bound: Some(5.0),
+        logit_bound: Some(3.0),
+        tie_embeddings: true,
+        ..llama()
+    }
+}
+
+/// A small Gemma 3: normalized heads, other frequencies in layers with a window.
+pub(crate) fn gemma3() -> ModelConfig {
+    let rope = RopeConfig { theta: 1e6, scaling: RopeScaling::Linear { factor: 8.0 } };
+    let (full_attention_every, window_theta) = (Some(3), Some(10_000.0));
+    let config = ModelConfig { architecture: Architecture::Gemma3, rope, full_attention_every, window_theta, ..gemma2() };
+    ModelConfig { score_bound: None, logit_bound: None, ..config }
 }
 
 /// A small Qwen 3 with experts.
@@ -200,13 +228,21 @@ pub(crate) fn bits(logits: &[f32]) -> Vec<u32> {
 pub(crate) fn reference(config: &ModelConfig, weights: &Memory, tokens: &[u32]) -> Vec<f64> {
     let embedding = weights.values("model.embed_tokens.weight");
     let hidden = config.hidden;
-    let mut xs: Vec<Vec<f64>> = tokens.iter().map(|&t| embedding[t as usize * hidden..][..hidden].to_vec()).collect();
+    let family = config.architecture.family();
+    let scale = if family.scaled_embedding { (hidden as f64).sqrt() } else { 1.0 };
+    let row = |&t: &u32| embedding[t as usize * hidden..][..hidden].iter().map(|x| x * scale).collect();
+    let mut xs: Vec<Vec<f64>> = tokens.iter().map(row).collect();
     for layer in 0..config.layers {
         reference_layer(config, weights, layer, &mut xs);
     }
     let head = if config.tie_embeddings { embedding } else { weights.values("lm_head.weight") };
     let norm = weights.values("model.norm.weight");
-    xs.iter().flat_map(|x| times(&head, &rms_norm(x, &norm, config.norm_eps.into()))).collect()
+    let logits = xs.iter().flat_map(|x| times(&head, &rms_norm(x, &norm, config.norm_eps.into())));
+    logits.map(|logit| bounded(logit, config.logit_bound)).collect()
+}
+
+fn bounded(x: f64, bound: Option<f32>) -> f64 {
+    bound.map_or(x, |bound| f64::from(bound) * (x / f64::from(bound)).tanh())
 }
 
 fn reference_layer(config: &ModelConfig, weights: &Memory, layer: usize, xs: &mut [Vec<f64>]) {
@@ -225,31 +261,38 @@ fn reference_layer(config: &ModelConfig, weights: &Memory, layer: usize, xs: &mu
         y
     };
     let hs: Vec<Vec<f64>> = xs.iter().map(|x| rms_norm(x, &get("input_layernorm.weight"), eps)).collect();
-    let rotated =
-        |part: &str| -> Vec<Vec<f64>> { hs.iter().enumerate().map(|(p, h)| rotate(config, project(part, h), p)).collect() };
+    let rotated = |part: &str| -> Vec<Vec<f64>> {
+        hs.iter().enumerate().map(|(p, h)| rotate(config, layer, project(part, h), p)).collect()
+    };
     let (qs, ks) = (rotated("q_proj"), rotated("k_proj"));
     let vs: Vec<Vec<f64>> = hs.iter().map(|h| project("v_proj", h)).collect();
     for t in 0..xs.len() {
         let mut out = Vec::new();
         for head in 0..config.heads {
             let kv = head / (config.heads / config.kv_heads) * dim;
-            let first = config.sliding_window.map_or(0, |w| (t + 1).saturating_sub(w));
+            let first = config.window(layer).map_or(0, |w| (t + 1).saturating_sub(w));
             let q = &qs[t][head * dim..][..dim];
-            let score = |s: usize| dot(q, &ks[s][kv..][..dim]) / (dim as f64).sqrt();
+            let score = |s: usize| bounded(dot(q, &ks[s][kv..][..dim]) / (config.query_scalar as f64).sqrt(), config.score_bound);
             let weights: Vec<f64> = (first..=t).map(|s| score(s).exp()).collect();
             let sum: f64 = weights.iter().sum();
             out.extend((0..dim).map(|i| weights.iter().zip(first..).map(|(w, s)| w * vs[s][kv + i]).sum::<f64>() / sum));
         }
-        add(&mut xs[t], &times(&get("self_attn.o_proj.weight"), &out));
-        let h = rms_norm(&xs[t], &get("post_attention_layernorm.weight"), eps);
+        let family = config.architecture.family();
+        let added = |name: &str, y: Vec<f64>| if family.post_norms { rms_norm(&y, &get(name), eps) } else { y };
+        add(&mut xs[t], &added("post_attention_layernorm.weight", times(&get("self_attn.o_proj.weight"), &out)));
+        let h = rms_norm(&xs[t], &get(&format!("{}.weight", family.ffn_norm())), eps);
         let gated = |layer: &str| {
             let (gate, up) =
                 (times(&get(&format!("{layer}.gate_proj.weight")), &h), times(&get(&format!("{layer}.up_proj.weight")), &h));
-            let inner: Vec<f64> = gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
+            let activation = |g: f64| match family.activation {
+                Activation::Silu => g / (1.0 + (-g).exp()),
+                Activation::Gelu => 0.5 * g * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (g + 0.044_715 * g.powi(3))).tanh()),
+            };
+            let inner: Vec<f64> = gate.iter().zip(up).map(|(g, u)| activation(*g) * u).collect();
             times(&get(&format!("{layer}.down_proj.weight")), &inner)
         };
         let Some(experts) = &config.experts else {
-            add(&mut xs[t], &gated("mlp"));
+            add(&mut xs[t], &added("post_feedforward_layernorm.weight", gated("mlp")));
             continue;
         };
         let routes: Vec<f64> = times(&get("mlp.gate.weight"), &h).iter().map(|z| z.exp()).collect();
@@ -268,12 +311,14 @@ fn reference_layer(config: &ModelConfig, weights: &Memory, layer: usize, xs: &mu
     }
 }
 
-fn rotate(config: &ModelConfig, mut x: Vec<f64>, position: usize) -> Vec<f64> {
+fn rotate(config: &ModelConfig, layer: usize, mut x: Vec<f64>, position: usize) -> Vec<f64> {
     let half = config.head_dim / 2;
+    let own = config.window_theta.filter(|_| config.window(layer).is_some());
+    let rope = own.map_or(config.rope.clone(), |theta| RopeConfig { theta, scaling: RopeScaling::None });
     for head in x.chunks_exact_mut(config.head_dim) {
         for i in 0..half {
-            let plain = config.rope.theta.powf(-(i as f64) / half as f64);
-            let (sin, cos) = (position as f64 * scaled(&config.rope.scaling, plain)).sin_cos();
+            let plain = rope.theta.powf(-(i as f64) / half as f64);
+            let (sin, cos) = (position as f64 * scaled(&rope.scaling, plain)).sin_cos();
             (head[i], head[i + half]) = (head[i] * cos - head[i + half] * sin, head[i + half] * cos + head[i] * sin);
         }
     }

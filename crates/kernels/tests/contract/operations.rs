@@ -1,6 +1,6 @@
 //! Everything but products: every instruction set, thread count, cut and batch gives the bits of the plain version.
 
-use crate::plain::operations::{attend, log_softmax, rms_norm, route, sigmoid, swiglu};
+use crate::plain::operations::{attend, geglu, log_softmax, rms_norm, route, sigmoid, softcap, swiglu};
 use crate::plain::{Random, assert_same_bits, canon};
 use coffer_kernels::cpu::{AttentionShape, AttentionTask, RopeTable};
 use coffer_kernels::{Cpu, Isa};
@@ -27,6 +27,9 @@ proptest! {
         let norm: Vec<f32> = x.chunks(width).flat_map(|x| rms_norm(x, &weight, 1e-5)).collect();
         let logs: Vec<f32> = x.chunks(width).flat_map(log_softmax).collect();
         let gated: Vec<f32> = x.iter().zip(&y).map(|(&x, &y)| swiglu(x, y)).collect();
+        let gelued: Vec<f32> = x.iter().zip(&y).map(|(&x, &y)| geglu(x, y)).collect();
+        let bounded: Vec<f32> = x.iter().map(|&x| softcap(x, 1.5)).collect();
+        let larger: Vec<f32> = x.iter().map(|&x| canon(x * 7.3)).collect();
         let sigmoids: Vec<f32> = x.iter().map(|&x| sigmoid(x)).collect();
         let scaled: Vec<f32> = x.iter().zip(&y).map(|(x, y)| canon(x + weight[0] * y)).collect();
         let sums: Vec<f32> = x.iter().zip(&y).map(|(x, y)| canon(x + y)).collect();
@@ -44,6 +47,9 @@ proptest! {
             run(&|x| cpu.rms_norm_in_place(x, &weight, 1e-5), &norm, "norm in place");
             run(&|x| cpu.log_softmax(x, width), &logs, "log softmax");
             run(&|x| cpu.swiglu(x, &y), &gated, "swiglu");
+            run(&|x| cpu.geglu(x, &y), &gelued, "geglu");
+            run(&|x| cpu.softcap(x, 1.5), &bounded, "softcap");
+            run(&|x| cpu.scale(x, 7.3), &larger, "scale");
             run(&|x| cpu.add(x, &y), &sums, "residual");
             run(&|x| cpu.add_scaled(x, &y, weight[0]), &scaled, "scaled");
             run(&|x| cpu.sigmoid(x), &sigmoids, "sigmoid");
@@ -77,12 +83,14 @@ proptest! {
         length in 1usize..60,
         cut in 0usize..60,
         window in prop::option::of(1usize..50),
+        bound in prop::option::of(0.5f32..60.0),
         wild in prop::bool::weighted(0.2),
         seed: u64,
     ) {
         let mut random = Random(seed);
         let (heads, head_dim, capacity, cut) = (kv_heads * group, 2 * half_dim, length + 3, cut % length);
-        let shape = AttentionShape { heads, kv_heads, head_dim, window };
+        let scale = 1.0 / (head_dim as f32 + 3.0).sqrt();
+        let shape = AttentionShape { heads, kv_heads, head_dim, window, scale, bound };
         let q = values(&mut random, wild, length * heads * head_dim);
         let [k, v] = [0; 2].map(|_| values(&mut random, wild, kv_heads * capacity * head_dim));
         let cache = |x: &[f32], head: usize| x[head * capacity * head_dim..][..capacity * head_dim].to_vec();
@@ -91,7 +99,7 @@ proptest! {
                 let (token, head) = (i / heads, i % heads);
                 let start = window.map_or(0, |w| (token + 1).saturating_sub(w));
                 let (k, v) = (cache(&k, head / group), cache(&v, head / group));
-                attend(&q[i * head_dim..][..head_dim], &k, &v, start..token + 1)
+                attend(&q[i * head_dim..][..head_dim], &k, &v, start..token + 1, scale, bound)
             })
             .collect();
         for cpu in cpus() {
@@ -113,7 +121,7 @@ fn attention_is_near_the_exact_one() {
     let (length, head_dim) = (1000, 64);
     let [q, k, v] = [0; 3].map(|_| random.normals(length * head_dim));
     let mut out = vec![0.0; head_dim];
-    let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim, window: None };
+    let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim, window: None, scale: 0.125, bound: None };
     let q = &q[..head_dim];
     let task = AttentionTask { q, k: &k, v: &v, capacity: length, past: length - 1, tokens: 1, out: &mut out };
     Cpu::new(Isa::available()[0], 1).attention(shape, &mut [task]);
@@ -178,6 +186,9 @@ fn nothing_to_do_is_done() {
         cpu.sigmoid(&mut []);
         cpu.route(&mut [], 5, 2, true, |_, _, _| panic!("nobody is there"));
         cpu.rope(&mut [], 2, &RopeTable::new(&[1.0], 0), &[]);
-        cpu.attention(AttentionShape { heads: 2, kv_heads: 1, head_dim: 4, window: None }, &mut []);
+        cpu.attention(AttentionShape { heads: 2, kv_heads: 1, head_dim: 4, window: None, scale: 0.5, bound: None }, &mut []);
+        cpu.geglu(&mut [], &[]);
+        cpu.softcap(&mut [], 3.0);
+        cpu.scale(&mut [], 3.0);
     }
 }

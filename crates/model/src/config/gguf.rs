@@ -1,7 +1,10 @@
 //! The keys of GGUF metadata that describe the model (llama.cpp, gguf-py/gguf/constants.py).
 
 use super::{ConfigError, Experts, ModelConfig, RopeConfig, RopeScaling, widen};
-use crate::{Architecture, family::ExpertFields};
+use crate::{
+    Architecture,
+    family::{ExpertFields, Windows},
+};
 use coffer_checkpoint::{
     TensorIndex,
     gguf::{Array, Metadata, Value},
@@ -11,6 +14,8 @@ use coffer_checkpoint::{
 const ALL_EOS: &str = "coffer.eos_token_ids";
 /// Our own key: the family where it is not the architecture, for llama.cpp stores Mistral as `llama`.
 const FAMILY: &str = "coffer.model_type";
+/// Our own key: what scores are divided by the root of, where that is not what llama.cpp takes.
+const QUERY_SCALAR: &str = "coffer.query_pre_attn_scalar";
 
 impl ModelConfig {
     /// Reads GGUF metadata. Whether the output head is tied shows in `tensors` alone. `rope_divisors` are the values of
@@ -25,6 +30,7 @@ impl ModelConfig {
         let experts = experts(&fields, architecture)?;
         let hidden = fields.size("embedding_length")?;
         let heads = fields.size("attention.head_count")?;
+        let layers = fields.size("block_count")?;
         let head_dim = match fields.optional_size("attention.key_length")?.or(fields.optional_size("rope.dimension_count")?) {
             Some(n) => n,
             None if heads != 0 => hidden / heads,
@@ -39,7 +45,7 @@ impl ModelConfig {
         Self {
             architecture,
             hidden,
-            layers: fields.size("block_count")?,
+            layers,
             heads,
             kv_heads: fields.optional_size("attention.head_count_kv")?.unwrap_or(heads),
             head_dim,
@@ -55,6 +61,20 @@ impl ModelConfig {
                 .ok_or_else(|| ConfigError::Missing(fields.key("attention.layer_norm_rms_epsilon")))?,
             rope: RopeConfig { theta, scaling: scaling(&fields, theta, head_dim, rope_divisors)? },
             tie_embeddings: tensors.find("output.weight").is_none(),
+            full_attention_every: match architecture.family().windows {
+                Windows::AllBut { every } => Some(fields.optional_size("attention.sliding_window_pattern")?.unwrap_or(every)),
+                _ => None,
+            },
+            window_theta: match architecture {
+                Architecture::Gemma3 => Some(fields.number("rope.freq_base_swa")?.map_or(10_000.0, widen)),
+                _ => None,
+            },
+            query_scalar: match metadata.get(QUERY_SCALAR).and_then(whole) {
+                Some(scalar) => usize::try_from(scalar).unwrap_or(usize::MAX),
+                None => query_scalar(architecture, layers, hidden, heads, head_dim),
+            },
+            score_bound: fields.number("attn_logit_softcapping")?,
+            logit_bound: fields.number("final_logit_softcapping")?,
             sliding_window: fields.optional_size("attention.sliding_window")?.filter(|&n| n > 0),
             bos: token(metadata, "tokenizer.ggml.bos_token_id")?,
             eos: eos(metadata)?,
@@ -92,6 +112,17 @@ impl ModelConfig {
             set("rope.scaling.type", Value::String("linear".into()));
             set("rope.scaling.factor", Value::F32(factor as f32));
         }
+        for (key, bound) in [("attn_logit_softcapping", self.score_bound), ("final_logit_softcapping", self.logit_bound)] {
+            if let Some(bound) = bound {
+                set(key, Value::F32(bound));
+            }
+        }
+        if let Some(theta) = self.window_theta {
+            set("rope.freq_base_swa", Value::F32(theta as f32));
+        }
+        if let Some(every) = self.full_attention_every {
+            set("attention.sliding_window_pattern", Value::U32(every as u32));
+        }
         if let Some(window) = self.sliding_window {
             set("attention.sliding_window", Value::U32(window as u32));
         }
@@ -99,6 +130,10 @@ impl ModelConfig {
         metadata.set("general.architecture", Value::String(arch.into()));
         if family.model_type != arch {
             metadata.set(FAMILY, Value::String(family.model_type.into()));
+        }
+        let usual = query_scalar(self.architecture, self.layers, self.hidden, self.heads, self.head_dim);
+        if self.query_scalar != usual {
+            metadata.set(QUERY_SCALAR, Value::U32(self.query_scalar as u32));
         }
         if let Some(bos) = self.bos {
             metadata.set("tokenizer.ggml.bos_token_id", Value::U32(bos));
@@ -125,6 +160,14 @@ fn architecture(metadata: &Metadata, named: &str) -> Result<Architecture, Config
 fn unnamed(gguf: &str, experts: bool) -> Option<Architecture> {
     let has_experts = |a: &Architecture| a.family().experts != ExpertFields::None;
     Architecture::ALL.into_iter().find(|a| a.family().gguf == gguf && has_experts(a) == experts)
+}
+
+/// What llama.cpp takes, which GGUF has no key for: the width of a head, but for the largest of Gemma 2 and 3.
+fn query_scalar(architecture: Architecture, layers: usize, hidden: usize, heads: usize, head_dim: usize) -> usize {
+    match (architecture, layers) {
+        (Architecture::Gemma2, 46) | (Architecture::Gemma3, 62) => hidden / heads.max(1),
+        _ => head_dim,
+    }
 }
 
 fn experts(fields: &Fields, architecture: Architecture) -> Result<Option<Experts>, ConfigError> {

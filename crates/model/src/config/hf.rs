@@ -2,13 +2,14 @@
 
 use super::{ConfigError, Experts, ModelConfig, RopeConfig, RopeScaling, widen};
 use crate::{
-    Architecture,
+    Activation, Architecture,
     family::{ExpertFields, Windows},
 };
 use serde_json::{Map, Value, json};
 
 const CONFIG: &str = "config.json";
 const GENERATION: &str = "generation_config.json";
+const GELU: &str = "gelu_pytorch_tanh";
 
 impl ModelConfig {
     /// Reads `config.json` (and `generation_config.json` for the end tokens), old and new key names.
@@ -59,7 +60,15 @@ impl ModelConfig {
             context: fields.size("max_position_embeddings")?,
             norm_eps: fields.number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
             rope: rope(&fields)?,
-            tie_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(false),
+            tie_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(family.tied),
+            full_attention_every: full_attention_every(&fields, family.windows, layers)?,
+            window_theta: window_theta(&fields, architecture)?,
+            query_scalar: fields.optional_size("query_pre_attn_scalar")?.unwrap_or(match architecture {
+                Architecture::Gemma2 | Architecture::Gemma3 => 256,
+                _ => head_dim,
+            }),
+            score_bound: fields.number("attn_logit_softcapping")?.map(|bound| bound as f32),
+            logit_bound: fields.number("final_logit_softcapping")?.map(|bound| bound as f32),
             sliding_window: sliding_window(&fields, family.windows, layers)?,
             bos: fields.tokens("bos_token_id")?.first().copied(),
             eos,
@@ -114,6 +123,16 @@ impl ModelConfig {
         match family.windows {
             Windows::Never => {}
             Windows::All { .. } => config["sliding_window"] = json!(self.sliding_window),
+            Windows::AllBut { .. } => {
+                let full = |layer| if self.window(layer).is_none() { "full_attention" } else { "sliding_attention" };
+                config["sliding_window"] = json!(self.sliding_window);
+                config["layer_types"] = (0..self.layers).map(full).collect();
+                config["query_pre_attn_scalar"] = json!(self.query_scalar);
+                config["attn_logit_softcapping"] = json!(self.score_bound.map(widen));
+                config["final_logit_softcapping"] = json!(self.logit_bound.map(widen));
+                config["hidden_activation"] = json!(GELU);
+                config["hidden_act"] = json!(GELU);
+            }
             Windows::Switched => {
                 config["use_sliding_window"] = json!(self.sliding_window.is_some());
                 config["sliding_window"] = json!(self.sliding_window);
@@ -122,6 +141,9 @@ impl ModelConfig {
         }
         if matches!(self.architecture, Architecture::Llama | Architecture::Qwen3 | Architecture::Qwen3Moe) {
             config["attention_bias"] = json!(false);
+        }
+        if let Some(theta) = self.window_theta {
+            config["rope_local_base_freq"] = json!(theta);
         }
         if self.architecture == Architecture::Phi3 {
             // There is one by default, which a small vocabulary has not.
@@ -159,7 +181,7 @@ fn architecture(fields: &Fields) -> Result<Architecture, ConfigError> {
 
 fn rope(fields: &Fields) -> Result<RopeConfig, ConfigError> {
     let nested = match (fields.get("rope_parameters"), fields.get("rope_scaling")) {
-        (Some(v), _) | (None, Some(v)) => match v.as_object() {
+        (Some(v), _) | (None, Some(v)) => match v.get("full_attention").unwrap_or(v).as_object() {
             Some(map) => Fields { map: map.clone(), prefix: "rope_scaling." },
             None => return Err(ConfigError::invalid("rope_scaling", v, "must be an object")),
         },
@@ -215,13 +237,45 @@ fn experts(fields: &Fields, described: ExpertFields) -> Result<Option<Experts>, 
     }
 }
 
+/// Which layers have no window though the others have one.
+fn full_attention_every(fields: &Fields, windows: Windows, layers: usize) -> Result<Option<usize>, ConfigError> {
+    let Windows::AllBut { every } = windows else { return Ok(None) };
+    let every = fields.optional_size("sliding_window_pattern")?.unwrap_or(every);
+    let Some(types) = fields.get("layer_types") else { return Ok(Some(every)) };
+    let types = types.as_array().ok_or_else(|| ConfigError::invalid("layer_types", "no list", "must be a list"))?;
+    let every = match types.iter().position(|t| t == "full_attention") {
+        Some(first) => first + 1,
+        None => every.max(layers + 1),
+    };
+    let expected = |i: usize| if (i + 1).is_multiple_of(every) { "full_attention" } else { "sliding_attention" };
+    match types.len() == layers && types.iter().enumerate().all(|(i, t)| t == expected(i)) {
+        true => Ok(Some(every)),
+        false => Err(ConfigError::unsupported("layer_types", "another pattern", "full_attention in every n-th layer")),
+    }
+}
+
+/// Gemma 3 turns the heads of layers with a window by frequencies of their own.
+fn window_theta(fields: &Fields, architecture: Architecture) -> Result<Option<f64>, ConfigError> {
+    if architecture != Architecture::Gemma3 {
+        return Ok(None);
+    }
+    let nested = fields.get("rope_parameters").and_then(|v| v.get("sliding_attention")).and_then(|v| v.get("rope_theta"));
+    let theta = match nested {
+        Some(theta) => theta.as_f64(),
+        None => fields.number("rope_local_base_freq")?.or(Some(10_000.0)),
+    };
+    theta
+        .map(Some)
+        .ok_or_else(|| ConfigError::invalid("rope_parameters.sliding_attention.rope_theta", "no number", "must be a number"))
+}
+
 /// One window for all layers or for none: what mixes them is refused.
 fn sliding_window(fields: &Fields, windows: Windows, layers: usize) -> Result<Option<usize>, ConfigError> {
     let window = match windows {
         Windows::All { default } if !fields.map.contains_key("sliding_window") => default,
         _ => fields.optional_size("sliding_window")?,
     };
-    if let Some(types) = fields.get("layer_types") {
+    if let Some(types) = fields.get("layer_types").filter(|_| !matches!(windows, Windows::AllBut { .. })) {
         let types = types.as_array().ok_or_else(|| ConfigError::invalid("layer_types", "no list", "must be a list"))?;
         let sliding = types.iter().filter(|t| t.as_str() == Some("sliding_attention")).count();
         let full = types.iter().filter(|t| t.as_str() == Some("full_attention")).count();
@@ -233,7 +287,7 @@ fn sliding_window(fields: &Fields, windows: Windows, layers: usize) -> Result<Op
     }
     match windows {
         Windows::Never => Ok(None),
-        Windows::All { .. } => Ok(window),
+        Windows::All { .. } | Windows::AllBut { .. } => Ok(window),
         Windows::Switched if fields.flag("use_sliding_window")? != Some(true) => Ok(None),
         Windows::Switched => match fields.optional_size("max_window_layers")?.unwrap_or(28) {
             0 => Ok(window),
@@ -300,8 +354,17 @@ impl Fields {
     }
 
     fn refuse_unsupported(&self, architecture: Architecture) -> Result<(), ConfigError> {
-        if let Some(act) = self.text("hidden_act")?.filter(|&a| a != "silu") {
-            return Err(ConfigError::unsupported("hidden_act", act, "silu"));
+        let supported = match architecture.family().activation {
+            Activation::Silu => "silu",
+            Activation::Gelu => GELU,
+        };
+        // Gemma's second name is the one that counts; the first may hold what it was before.
+        let act = self.text("hidden_activation")?.or(self.text("hidden_act")?);
+        if let Some(act) = act.filter(|&act| act != supported) {
+            return Err(ConfigError::unsupported("hidden_act", act, supported));
+        }
+        if self.flag("use_bidirectional_attention")? == Some(true) {
+            return Err(ConfigError::unsupported("use_bidirectional_attention", true, "false"));
         }
         if let Some(quantization) = self.get("quantization_config") {
             let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("present");

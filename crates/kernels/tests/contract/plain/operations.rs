@@ -61,11 +61,30 @@ pub(crate) fn log_softmax(x: &[f32]) -> Vec<f32> {
     x.iter().map(|x| canon(x - max - log)).collect()
 }
 
+pub(crate) fn geglu(gate: f32, up: f32) -> f32 {
+    let inner = gate + 0.044_715 * (gate * gate * gate);
+    canon(gate / (1.0 + exp(-1.595_769 * inner)) * up)
+}
+
+pub(crate) fn softcap(x: f32, bound: f32) -> f32 {
+    canon(bound * (1.0 - 2.0 / (1.0 + exp(2.0 * (x / bound)))))
+}
+
 /// One head of the token at position `positions.end - 1`; `k` and `v` are `[position, head_dim]`.
-pub(crate) fn attend(q: &[f32], k: &[f32], v: &[f32], positions: std::ops::Range<usize>) -> Vec<f32> {
+pub(crate) fn attend(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    positions: std::ops::Range<usize>,
+    scale: f32,
+    bound: Option<f32>,
+) -> Vec<f32> {
     let width = q.len();
     let row = |x: &[f32], j: usize| x[j * width..(j + 1) * width].to_vec();
-    let dot = |k: Vec<f32>| sum(q.iter().zip(k).map(|(q, k)| q * k)) * (1.0 / (width as f32).sqrt());
+    let dot = |k: Vec<f32>| {
+        let score = sum(q.iter().zip(k).map(|(q, k)| q * k)) * scale;
+        bound.map_or(score, |bound| softcap(score, bound))
+    };
     let scores: Vec<f32> = positions.clone().map(|j| dot(row(k, j))).collect();
     let max = largest(&scores);
     let weights: Vec<f32> = scores.iter().map(|s| exp(s - max)).collect();
