@@ -28,13 +28,17 @@ pub(crate) enum Packed {
 
 /// All nodes of `graph`, by the name of their weight. All names and shapes are checked before the first byte is read; of several
 /// tensors that cannot be read the first is named. `progress` is called with bytes done and bytes in all.
+///
+/// What belongs to no block comes first: the embedding and the head are the largest, and no thread should be left with one at the end.
+/// The others follow in the order in which files have them, so that neighbours in a sealed stream share segments.
 pub(crate) fn nodes(
     graph: &LayerGraph,
     source: &dyn TensorSource,
     threads: usize,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<HashMap<String, Packed>, EngineError> {
-    let nodes = graph.nodes();
+    let mut nodes: Vec<&Node> = graph.nodes().iter().collect();
+    nodes.sort_by_key(|node| node.block.is_some());
     let total = nodes.iter().try_fold(0u64, |sum, node| Ok(sum.saturating_add(bytes_of(source, node)?)))?;
     let next = AtomicUsize::new(0);
     let work = |tell: mpsc::Sender<u64>| {

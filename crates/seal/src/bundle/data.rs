@@ -53,6 +53,7 @@ impl Data {
         }
         let layout = Layout::new(manifest.data.length, cipher.segment_len())
             .ok_or_else(|| BundleError::invalid(path, format!("the manifest: {} bytes are too long", manifest.data.length)))?;
+        let recent = Recent::new(cipher.plain_len());
         match layout.stream_len() {
             expected if found < expected => Err(cut(expected)),
             expected if found > expected => {
@@ -63,7 +64,7 @@ impl Data {
                 file,
                 cipher,
                 layout,
-                recent: Recent::default(),
+                recent,
                 #[cfg(test)]
                 opened: Default::default(),
             }),

@@ -3,8 +3,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use zeroize::Zeroizing;
 
-/// Segments that are kept: two, those at the ends of a read, for each of four readers.
-const KEPT: usize = 8;
+/// Bytes that are kept, about; of our own segments, the two at the ends of a read for each of sixteen readers.
+const KEPT: usize = 8 << 20;
+/// Segments that are kept at least, however long they are.
+const LEAST: usize = 2;
 
 /// A segment's plaintext.
 #[derive(Default)]
@@ -14,10 +16,17 @@ pub(super) struct Segment {
 }
 
 /// The segments last asked for, the newest at the end.
-#[derive(Default)]
-pub(super) struct Recent(Mutex<Vec<Arc<Segment>>>);
+pub(super) struct Recent {
+    kept: Mutex<Vec<Arc<Segment>>>,
+    most: usize,
+}
 
 impl Recent {
+    /// For segments with `len` bytes of plaintext.
+    pub(super) fn new(len: usize) -> Self {
+        Self { kept: Mutex::default(), most: (KEPT / len.max(1)).clamp(LEAST, KEPT / 4096) }
+    }
+
     /// The segment at `position`, by `decrypt` if it is not here. Two who ask for it at once may both decrypt it; nobody waits.
     pub(super) fn get<E>(&self, position: u64, decrypt: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<Arc<Segment>, E> {
         let mut kept = self.lock();
@@ -25,14 +34,14 @@ impl Recent {
             kept[at..].rotate_left(1);
             return Ok(kept[kept.len() - 1].clone());
         }
-        let oldest = if kept.len() == KEPT { Arc::into_inner(kept.remove(0)) } else { None };
+        let oldest = if kept.len() >= self.most { Arc::into_inner(kept.remove(0)) } else { None };
         drop(kept);
         let mut segment = oldest.unwrap_or_default();
         decrypt(&mut segment.plain)?;
         segment.position = position;
         let segment = Arc::new(segment);
         let mut kept = self.lock();
-        if kept.len() == KEPT {
+        if kept.len() >= self.most {
             kept.remove(0);
         }
         kept.push(segment.clone());
@@ -40,6 +49,6 @@ impl Recent {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Segment>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
