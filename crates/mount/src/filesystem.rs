@@ -1,7 +1,7 @@
 //! Sealed files as the kernel asks for them: a read-only tree that never changes, so that the kernel may keep names,
 //! attributes and pages for as long as it likes.
 
-use crate::{OnError, ahead};
+use crate::OnError;
 use coffer_checkpoint::{ReadAt, ReadError};
 use coffer_store::{FileSet, StoreError};
 use fuser::{
@@ -13,8 +13,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsStr,
     io,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, Once, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, UNIX_EPOCH},
 };
 use zeroize::Zeroizing;
@@ -40,18 +39,12 @@ struct Node {
 
 enum Content {
     Folder(BTreeMap<String, usize>),
-    File {
-        size: u64,
-        bytes: Arc<dyn ReadAt>,
-        /// Where it is mounted.
-        path: PathBuf,
-        opened: Once,
-    },
+    File { size: u64, bytes: Arc<dyn ReadAt> },
 }
 
 impl Files {
-    /// Lays out the names of `files`, which are relative and without `.` and `..`; they will be mounted at `root`.
-    pub(crate) fn new(files: &FileSet, root: &Path, on_error: OnError) -> Result<Self, StoreError> {
+    /// Lays out the names of `files`, which are relative and without `.` and `..`.
+    pub(crate) fn new(files: &FileSet, on_error: OnError) -> Result<Self, StoreError> {
         let mut nodes = vec![Node { parent: ROOT, content: Content::Folder(BTreeMap::new()) }];
         for (full_name, size) in files.list() {
             let (folders, name) = full_name.rsplit_once('/').unwrap_or(("", full_name));
@@ -60,8 +53,7 @@ impl Files {
                 parent = child(&mut nodes, parent, folder, || Content::Folder(BTreeMap::new()));
             }
             let bytes = files.file(full_name)?;
-            let (size, path, opened) = (*size, root.join(full_name), Once::new());
-            child(&mut nodes, parent, name, || Content::File { size, bytes, path, opened });
+            child(&mut nodes, parent, name, || Content::File { size: *size, bytes });
         }
         Ok(Self { nodes, on_error, told: Mutex::default(), spare: Mutex::default() })
     }
@@ -111,7 +103,7 @@ impl Files {
 
     /// The bytes at `offset`, at most `len`; fewer at the end of the file.
     fn bytes(&self, inode: INodeNo, offset: u64, len: u32) -> Result<Zeroizing<Vec<u8>>, Errno> {
-        let (_, Node { content: Content::File { size, bytes, .. }, .. }) = self.node(inode)? else { return Err(Errno::EISDIR) };
+        let (_, Node { content: Content::File { size, bytes }, .. }) = self.node(inode)? else { return Err(Errno::EISDIR) };
         let len = u64::from(len).min(size.saturating_sub(offset));
         // One that is too small is cleared and dropped: growing it would leave its content behind.
         let spare = self.spares().pop().filter(|buffer| buffer.capacity() >= len as usize);
@@ -157,10 +149,7 @@ impl Filesystem for Files {
         }
     }
 
-    fn open(&self, _: &Request, inode: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        if let Ok((_, Node { content: Content::File { size, path, opened, .. }, .. })) = self.node(inode) {
-            opened.call_once(|| ahead::start(path, *size));
-        }
+    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
     }
 

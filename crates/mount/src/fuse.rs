@@ -5,17 +5,14 @@ use coffer_store::FileSet;
 use fuser::{Config, Session, SessionACL};
 use nix::{
     mount::MsFlags,
-    sys::{
-        signal::{SigSet, SigmaskHow},
-        stat::{major, minor, stat},
-    },
+    sys::signal::{SigSet, SigmaskHow},
     unistd::{getegid, geteuid},
 };
-use std::{fs::File, io, os::fd::AsRawFd, thread};
+use std::{fs::File, io, os::fd::AsRawFd, path::Path, thread};
 
 const DEVICE: &str = "/dev/fuse";
 /// Bytes that the kernel may ask for at a time; its own limit, unless it was raised.
-pub(crate) const MAX_READ: usize = 1 << 20;
+const MAX_READ: usize = 1 << 20;
 /// Threads that decrypt; more only queue up for the memory.
 const MAX_THREADS: usize = 4;
 
@@ -37,7 +34,7 @@ pub(crate) fn serve(point: &MountPoint, files: &FileSet, on_error: OnError) -> R
         return Ok(false);
     }
     let failed = MountError::mount("FUSE", point.path());
-    let files = Files::new(files, point.path(), on_error)?;
+    let files = Files::new(files, on_error)?;
     let mut config = Config::default();
     config.n_threads = Some(thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS)));
     config.clone_fd = true;
@@ -54,9 +51,18 @@ pub(crate) fn serve(point: &MountPoint, files: &FileSet, on_error: OnError) -> R
 
 /// The kernel reads 128 KiB ahead by default: half a segment. More halves the round trips of whoever reads by mapping.
 /// Only root may ask for it; everyone else has the default.
+///
+/// No thread of this process may use what is mounted: one that waits for an answer when the process ends waits for ever, since those that
+/// would answer have ended. So the device's number is taken from the list of mounts.
 fn read_ahead_further(point: &MountPoint) {
-    if let Ok(stat) = stat(point.path()) {
-        let knob = format!("/sys/class/bdi/{}:{}/read_ahead_kb", major(stat.st_dev), minor(stat.st_dev));
-        let _ = std::fs::write(knob, (MAX_READ >> 10).to_string());
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    // proc_pid_mountinfo(5): the third field is the device's number, the fifth the place.
+    let device = mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        let device = fields.nth(2)?;
+        (Path::new(fields.nth(1)?) == point.path()).then_some(device)
+    });
+    if let Some(device) = device {
+        let _ = std::fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), (MAX_READ >> 10).to_string());
     }
 }

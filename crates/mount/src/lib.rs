@@ -9,7 +9,6 @@
 //! | a private mount namespace | a ramfs, which is never swapped | all of them, at the start |
 //! | `/dev/shm`, and swap off | memory files (memfd) behind links | all of them, at the start |
 
-mod ahead;
 mod filesystem;
 mod fuse;
 mod memory;
@@ -107,13 +106,6 @@ pub fn fuse_available() -> io::Result<()> {
 pub fn swap_is_on() -> Option<bool> {
     // The first line is a heading.
     std::fs::read_to_string("/proc/swaps").ok().map(|text| text.lines().count() > 1)
-}
-
-/// A line of `/proc/meminfo` in bytes, by its name (`MemAvailable:`); `None` where there is no such file.
-pub fn memory(name: &str) -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// Why the files of a bundle cannot be shown.
