@@ -93,10 +93,9 @@ pub(crate) fn run(args: Args) -> Result<()> {
 
 impl std::fmt::Display for Answer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { prompt_tokens, prefill_tokens_per_second, completion_tokens, decode_tokens_per_second, finish_reason, .. } =
-            self;
-        write!(f, "[{prompt_tokens} tokens in at {prefill_tokens_per_second:.0}/s, ")?;
-        write!(f, "{completion_tokens} out at {decode_tokens_per_second:.1}/s, {finish_reason}]")
+        let kept = if self.kept_tokens > 0 { format!(" ({} kept)", self.kept_tokens) } else { String::new() };
+        write!(f, "[{} tokens in{kept} at {:.0}/s, ", self.prompt_tokens, self.prefill_tokens_per_second)?;
+        write!(f, "{} out at {:.1}/s, {}]", self.completion_tokens, self.decode_tokens_per_second, self.finish_reason)
     }
 }
 
