@@ -52,24 +52,13 @@ impl Cpu {
 
     /// RMS norm of each row of `x` `[tokens, weight.len()]` into `out`.
     pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-        let width = weight.len();
-        let out = Shared::new(whole_rows(out, width, x.len()));
-        self.rows(x.len(), width, |at| {
-            // SAFETY: ranges of rows are disjoint.
-            let out = unsafe { out.slice(at.start, at.len()) };
-            self.isa.dispatch(RmsNorm { x: &x[at], weight, eps, out });
-        });
+        self.parts(out, x.len(), weight.len(), |at, out| self.isa.dispatch(RmsNorm { x: &x[at], weight, eps, out }));
     }
 
     /// RMS norm of each row of `x` `[n, weight.len()]` in place: of each head, where rows are heads.
     pub fn rms_norm_in_place(&self, x: &mut [f32], weight: &[f32], eps: f32) {
-        let (len, width) = (x.len(), weight.len());
-        let x = Shared::new(whole_rows(x, width, len));
-        self.rows(len, width, |at| {
-            // SAFETY: ranges of rows are disjoint.
-            let x = unsafe { x.slice(at.start, at.len()) };
-            self.isa.dispatch(RmsNormInPlace { x, weight, eps });
-        });
+        let len = x.len();
+        self.parts(x, len, weight.len(), |_, x| self.isa.dispatch(RmsNormInPlace { x, weight, eps }));
     }
 
     /// Rotates each head of `x` `[tokens, heads, head_dim]` in place; pairs are `(i, i + head_dim/2)`.
@@ -92,40 +81,24 @@ impl Cpu {
 
     /// `gate = silu(gate) * up`.
     pub fn swiglu(&self, gate: &mut [f32], up: &[f32]) {
-        let (len, gate) = (up.len(), Shared::new(whole_rows(gate, 1, up.len())));
-        self.rows(len, 1, |at| {
-            // SAFETY: ranges are disjoint.
-            let gate = unsafe { gate.slice(at.start, at.len()) };
-            self.isa.dispatch(Swiglu { gate, up: &up[at] });
-        });
+        self.parts(gate, up.len(), 1, |at, gate| self.isa.dispatch(Swiglu { gate, up: &up[at] }));
     }
 
     /// `gate = gelu(gate) * up`, where gelu is approximated by tanh (Hendrycks and Gimpel, arXiv:1606.08415).
     pub fn geglu(&self, gate: &mut [f32], up: &[f32]) {
-        let (len, gate) = (up.len(), Shared::new(whole_rows(gate, 1, up.len())));
-        self.rows(len, 1, |at| {
-            // SAFETY: ranges are disjoint.
-            let gate = unsafe { gate.slice(at.start, at.len()) };
-            self.isa.dispatch(Geglu { gate, up: &up[at] });
-        });
+        self.parts(gate, up.len(), 1, |at, gate| self.isa.dispatch(Geglu { gate, up: &up[at] }));
     }
 
     /// `x = bound * tanh(x / bound)`.
     pub fn softcap(&self, x: &mut [f32], bound: f32) {
-        let (len, x) = (x.len(), Shared::new(x));
-        self.rows(len, 1, |at| {
-            // SAFETY: ranges are disjoint.
-            self.isa.dispatch(Softcap { x: unsafe { x.slice(at.start, at.len()) }, bound });
-        });
+        let len = x.len();
+        self.parts(x, len, 1, |_, x| self.isa.dispatch(Softcap { x, bound }));
     }
 
     /// `x *= factor`.
     pub fn scale(&self, x: &mut [f32], factor: f32) {
-        let (len, x) = (x.len(), Shared::new(x));
-        self.rows(len, 1, |at| {
-            // SAFETY: ranges are disjoint.
-            self.isa.dispatch(Scale { x: unsafe { x.slice(at.start, at.len()) }, factor });
-        });
+        let len = x.len();
+        self.parts(x, len, 1, |_, x| self.isa.dispatch(Scale { x, factor }));
     }
 
     /// `x += y`, where `y` may be one row repeated (a bias) or as long as `x` (a residual).
@@ -149,21 +122,13 @@ impl Cpu {
 
     /// `x += weight · y`, of equal length.
     pub fn add_scaled(&self, x: &mut [f32], y: &[f32], weight: f32) {
-        let (len, x) = (y.len(), Shared::new(whole_rows(x, 1, y.len())));
-        self.rows(len, 1, |at| {
-            // SAFETY: ranges are disjoint.
-            let x = unsafe { x.slice(at.start, at.len()) };
-            self.isa.dispatch(AddScaled { x, y: &y[at], weight });
-        });
+        self.parts(x, y.len(), 1, |at, x| self.isa.dispatch(AddScaled { x, y: &y[at], weight }));
     }
 
     /// `1 / (1 + e^−x)`, in place.
     pub fn sigmoid(&self, x: &mut [f32]) {
-        let (len, x) = (x.len(), Shared::new(x));
-        self.rows(len, 1, |at| {
-            // SAFETY: ranges are disjoint.
-            self.isa.dispatch(Sigmoid(unsafe { x.slice(at.start, at.len()) }));
-        });
+        let len = x.len();
+        self.parts(x, len, 1, |_, x| self.isa.dispatch(Sigmoid(x)));
     }
 
     /// Chooses the `chosen` experts with the largest of `logits` `[tokens, experts]` for each token, of equals those with the lower
@@ -184,11 +149,8 @@ impl Cpu {
         assert!((1..=experts).contains(&chosen), "{chosen} of {experts} experts");
         let choices = router::choose(logits, experts, chosen);
         let len = logits.len();
-        let rows = Shared::new(whole_rows(&mut *logits, experts, len));
-        self.rows(len, experts, |at| {
+        self.parts(logits, len, experts, |at, rows| {
             let choices = &choices[at.start / experts * chosen..at.end / experts * chosen];
-            // SAFETY: ranges of rows are disjoint.
-            let rows = unsafe { rows.slice(at.start, at.len()) };
             self.isa.dispatch(Weigh { rows, experts, choices, chosen, normalized });
         });
         for (token, (row, choices)) in logits.chunks_exact(experts).zip(choices.chunks_exact(chosen)).enumerate() {
@@ -206,11 +168,17 @@ impl Cpu {
     /// Natural logarithms of the softmax of each row of `logits` `[n, width]`, in place.
     pub fn log_softmax(&self, logits: &mut [f32], width: usize) {
         let len = logits.len();
-        let rows = Shared::new(whole_rows(logits, width, len));
+        self.parts(logits, len, width, |_, rows| self.isa.dispatch(LogSoftmax { rows, width }));
+    }
+
+    /// Cuts `out`, which must be `len` long and whole rows of `width`, and calls `f` with each range and what is there, on several threads
+    /// if that pays.
+    fn parts(&self, out: &mut [f32], len: usize, width: usize, f: impl Fn(Range<usize>, &mut [f32]) + Sync) {
+        let out = Shared::new(whole_rows(out, width, len));
         self.rows(len, width, |at| {
-            // SAFETY: ranges of rows are disjoint.
-            let rows = unsafe { rows.slice(at.start, at.len()) };
-            self.isa.dispatch(LogSoftmax { rows, width });
+            // SAFETY: ranges are disjoint.
+            let part = unsafe { out.slice(at.start, at.len()) };
+            f(at, part);
         });
     }
 
