@@ -60,7 +60,8 @@ fn engine(dtype: DType) -> Option<Engine> {
         graph.nodes().iter().map(|n| TensorInfo { name: n.weight.clone(), dtype: dtype_of(n.kind), shape: n.shape.clone() });
     let source = Synthetic(TensorIndex::new(tensors.collect()).ok()?);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let options = LoadOptions { isa: Isa::detect().ok()?, threads, context: None };
+    let options =
+        LoadOptions { isa: Isa::detect().ok()?, threads, context: None, kv_format: coffer_kernels::KvFormat::default() };
     Engine::load(&config, &source, options, &mut |_, _| ()).ok()
 }
 
@@ -68,12 +69,13 @@ fn passes(c: &mut Criterion) {
     for dtype in [DType::Q4_0, DType::Q8_0, DType::BF16] {
         let Some(engine) = engine(dtype) else { return };
         let tokens: Vec<u32> = (0..512).collect();
-        for (job, past, new) in [("decode", 128, 1), ("prefill", 0, 512)] {
-            let Ok(mut cache) = engine.cache(1024) else { return };
+        for (job, past, new) in [("decode", 128, 1), ("decode", 4096, 1), ("prefill", 0, 512), ("prefill", 4096, 512)] {
+            let Ok(mut cache) = engine.cache(past + new) else { return };
             let mut group = c.benchmark_group(format!("{dtype} {job}"));
             group.sample_size(10).throughput(Throughput::Elements(new as u64));
-            if past > 0 {
-                let _ = engine.forward(&mut [Span { cache: &mut cache, tokens: &tokens[..past], want: Want::Nothing }]);
+            for part in (0..past).step_by(tokens.len()) {
+                let tokens = &tokens[..tokens.len().min(past - part)];
+                let _ = engine.forward(&mut [Span { cache: &mut cache, tokens, want: Want::Nothing }]);
             }
             group.bench_function(format!("{new} after {past}"), |b| {
                 b.iter(|| {

@@ -9,7 +9,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use coffer_engine::{Engine, LoadOptions};
-use coffer_kernels::Isa;
+use coffer_kernels::{Isa, KvFormat};
 use coffer_seal::{Identity, bundle::Bundle};
 use coffer_store::Model;
 use std::{
@@ -155,18 +155,27 @@ pub(crate) struct Compute {
     /// Longest context in tokens [default: the model's own]
     #[arg(long, value_name = "TOKENS")]
     context: Option<NonZeroUsize>,
+    /// How keys and values are kept: f32, f16 or q8_0 (half the memory of f16). Answers depend on it
+    #[arg(long, value_name = "FORMAT", default_value_t)]
+    kv_format: KvFormat,
 }
 
 impl Compute {
     /// How to load a model.
     pub(crate) fn options(self) -> Result<LoadOptions> {
-        Ok(LoadOptions { isa: Isa::detect()?, threads: threads(self.threads), context: self.context.map(NonZeroUsize::get) })
+        Ok(LoadOptions {
+            isa: Isa::detect()?,
+            threads: threads(self.threads),
+            context: self.context.map(NonZeroUsize::get),
+            kv_format: self.kv_format,
+        })
     }
 
     /// The flags again, to hand them on.
     pub(crate) fn flags(self) -> Vec<String> {
         let flag = |name: &str, value: Option<NonZeroUsize>| value.map(|v| format!("--{name}={v}"));
-        [flag("threads", self.threads), flag("context", self.context)].into_iter().flatten().collect()
+        let format = Some(format!("--kv-format={}", self.kv_format));
+        [flag("threads", self.threads), flag("context", self.context), format].into_iter().flatten().collect()
     }
 
     /// Loads `model` for running.

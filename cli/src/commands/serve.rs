@@ -74,7 +74,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
 
 /// What the server needs of a loaded model.
 pub(crate) fn served(name: String, model: Model, engine: Engine) -> Result<ServedModel> {
-    let variant = model.variant_digest(model.weights_digest()?, coffer_kernels::CONTRACT, coffer_engine::KV_FORMAT);
+    let variant = model.variant_digest(model.weights_digest()?, coffer_kernels::CONTRACT, engine.kv_format().name());
     let tokenizer = model.tokenizer.with_context(|| format!("{name}: no tokenizer; a server needs one"))?;
     Ok(ServedModel { name, engine: Arc::new(engine), tokenizer, template: model.template, variant: Some(variant) })
 }

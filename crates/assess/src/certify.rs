@@ -32,7 +32,7 @@ pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
 /// # Errors
 /// The model cannot be read or run, or two ways of asking gave different bits.
 pub fn certify(name: &str, model: &Model, engine: &Engine, progress: Progress<'_>) -> Result<Certificate, AssessError> {
-    let parts = model.parts(coffer_kernels::CONTRACT, coffer_engine::KV_FORMAT, &mut |_, _| ()).of(name)?;
+    let parts = model.parts(coffer_kernels::CONTRACT, engine.kv_format().name(), &mut |_, _| ()).of(name)?;
     let questions = suite::questions(name, model, engine.context())?;
     let mut cases = Vec::new();
     for (done, question) in questions.iter().enumerate() {
@@ -49,7 +49,7 @@ pub fn certify(name: &str, model: &Model, engine: &Engine, progress: Progress<'_
         cases.push(case);
     }
     progress(questions.len() as u64, questions.len() as u64);
-    Ok(Certificate::new(coffer_kernels::CONTRACT, coffer_engine::KV_FORMAT, parts, cases))
+    Ok(Certificate::new(coffer_kernels::CONTRACT, engine.kv_format().name(), parts, cases))
 }
 
 /// Runs one question and notes its way through the layers.

@@ -82,7 +82,7 @@ pub fn check(name: &str, model: &Model, tokens: &[u32], options: &PortabilityOpt
     let mut runs = Vec::new();
     for isa in Isa::available() {
         for (i, &threads) in options.threads.iter().enumerate() {
-            let load = LoadOptions { isa, threads, context: None };
+            let load = LoadOptions { isa, threads, context: None, kv_format: coffer_kernels::KvFormat::default() };
             let engine = Engine::load(&model.config, &*model.weights, load, &mut |_, _| {}).of(name)?;
             let feedings = if i + 1 == options.threads.len() { &Feeding::ALL[..] } else { &[Feeding::Whole] };
             for &feeding in feedings {

@@ -20,7 +20,7 @@ fn scribe() -> Model {
 }
 
 fn check(model: &Model, certificate: &Certificate, isa: Isa, threads: usize) -> Comparison {
-    let load = LoadOptions { isa, threads, context: None };
+    let load = LoadOptions { isa, threads, context: None, kv_format: coffer_kernels::KvFormat::default() };
     let engine = Engine::load(&model.config, &*model.weights, load, &mut |_, _| {}).unwrap();
     certify::check(certificate, "scribe-8m", model, &engine, &mut |_, _| {}).unwrap()
 }
@@ -52,7 +52,7 @@ fn this_machine_computes_the_golden_bits() {
 #[test]
 fn a_certificate_made_here_is_the_golden_one() {
     let model = scribe();
-    let load = LoadOptions { isa: fastest(), threads: 2, context: None };
+    let load = LoadOptions { isa: fastest(), threads: 2, context: None, kv_format: coffer_kernels::KvFormat::default() };
     let engine = Engine::load(&model.config, &*model.weights, load, &mut |_, _| {}).unwrap();
     let made = certify::certify("scribe-8m", &model, &engine, &mut |_, _| {}).unwrap();
     assert!(made == golden(), "the suite, the model or its bits are others; see the top of this file");

@@ -9,7 +9,7 @@ use coffer_assess::{
 };
 use coffer_checkpoint::{ReadError, TensorId, TensorIndex, TensorSource};
 use coffer_engine::{Engine, LoadOptions};
-use coffer_kernels::Isa;
+use coffer_kernels::{Isa, KvFormat};
 use coffer_store::Model;
 use std::{ops::Range, path::PathBuf, sync::Arc};
 
@@ -41,11 +41,13 @@ fn scribe() -> Model {
     coffer_store::open(&path, &[]).expect("the demo model is part of the project")
 }
 
+/// Transformers keep keys and values as they were computed.
 fn load() -> LoadOptions {
     LoadOptions {
         isa: Isa::detect().expect("COFFER_ISA, where set, names an instruction set of this machine"),
         threads: 2,
         context: None,
+        kv_format: KvFormat::F32,
     }
 }
 

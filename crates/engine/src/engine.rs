@@ -1,8 +1,8 @@
 //! A loaded model.
 
-use crate::{EngineError, KvCache, cache::CacheShape, forward::Workspace, load::Weights, rotary};
+use crate::{EngineError, KvCache, cache, forward::Workspace, load::Weights, rotary};
 use coffer_checkpoint::TensorSource;
-use coffer_kernels::{Cpu, Isa};
+use coffer_kernels::{Cpu, Isa, KvFormat};
 use coffer_model::{ModelConfig, RopeConfig, RopeScaling};
 use std::sync::Mutex;
 
@@ -15,6 +15,8 @@ pub struct LoadOptions {
     pub threads: usize,
     /// Longest context to prepare for; `None`, or more than the model's own: the model's own.
     pub context: Option<usize>,
+    /// How caches keep keys and values. Logits depend on it.
+    pub kv_format: KvFormat,
 }
 
 /// A loaded model: packed weights, rotary frequencies and a pool of threads. Shared by all sequences; forward passes
@@ -27,6 +29,7 @@ pub struct Engine {
     pub(crate) frequencies: (Vec<f64>, Option<Vec<f64>>),
     pub(crate) workspace: Mutex<Workspace>,
     context: usize,
+    kv_format: KvFormat,
 }
 
 /// New tokens of one sequence in a forward pass.
@@ -70,6 +73,7 @@ impl Engine {
             frequencies: (rotary::frequencies(&config.rope, config.head_dim), window),
             workspace: Mutex::default(),
             context: options.context.unwrap_or(config.context).min(config.context),
+            kv_format: options.kv_format,
             config: config.clone(),
         })
     }
@@ -85,6 +89,10 @@ impl Engine {
     pub fn context(&self) -> usize {
         self.context
     }
+    /// How its caches keep keys and values.
+    pub fn kv_format(&self) -> KvFormat {
+        self.kv_format
+    }
     /// An empty cache with room for `capacity` tokens, at most `context()`. Memory is taken as the sequence grows.
     ///
     /// # Errors
@@ -93,7 +101,7 @@ impl Engine {
         if capacity > self.context {
             return Err(EngineError::Context { wanted: capacity, context: self.context });
         }
-        Ok(KvCache::new(CacheShape::of(&self.config), capacity))
+        Ok(KvCache::new(self.config.layers, cache::shape(&self.config, self.kv_format), capacity))
     }
     /// Bytes of packed weights in memory.
     pub fn weight_bytes(&self) -> usize {

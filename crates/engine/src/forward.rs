@@ -1,8 +1,7 @@
 //! The forward pass: all spans of all sequences go through a layer together.
 
 use crate::{
-    Engine, EngineError, Span, Want,
-    cache::CacheShape,
+    Engine, EngineError, Span, Want, cache,
     error::grow,
     load::{FeedForward, Gated, Layer, Linear},
     mixture::Mixture,
@@ -131,7 +130,7 @@ impl Engine {
         if let Some(&token) = span.tokens.iter().find(|&&t| t as usize >= vocab) {
             return Err(EngineError::Token { token, vocab });
         }
-        if span.cache.shape() != CacheShape::of(&self.config) || span.cache.capacity() > self.context() {
+        if !span.cache.fits(&self.config, self.kv_format()) || span.cache.capacity() > self.context() {
             return Err(EngineError::ForeignCache);
         }
         let (wanted, context) = (span.cache.len().saturating_add(span.tokens.len()), span.cache.capacity());
@@ -282,8 +281,7 @@ impl Engine {
         let config = &self.config;
         AttentionShape {
             heads: config.heads,
-            kv_heads: config.kv_heads,
-            head_dim: config.head_dim,
+            kv: cache::shape(config, self.kv_format()),
             window: config.window(layer),
             scale: 1.0 / (config.query_scalar as f32).sqrt(),
             bound: config.score_bound,
@@ -370,16 +368,7 @@ fn tasks<'a>(
         let (q_rows, q_rest) = q.split_at(piece.tokens * width);
         let (out, a_rest) = a.split_at_mut(piece.tokens * width);
         let cache = &*spans[piece.span].cache;
-        let kv = cache.layer(layer);
-        tasks.push(AttentionTask {
-            q: q_rows,
-            k: &kv.k,
-            v: &kv.v,
-            capacity: kv.stride,
-            past: cache.len(),
-            tokens: piece.tokens,
-            out,
-        });
+        tasks.push(AttentionTask { q: q_rows, pages: cache.pages(layer), past: cache.len(), tokens: piece.tokens, out });
         (q, a) = (q_rest, a_rest);
     }
     tasks

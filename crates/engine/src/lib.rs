@@ -20,6 +20,3 @@ pub use error::EngineError;
 pub use generate::Generation;
 pub use sampling::{Choice, Sampler, SamplingParams};
 pub use scheduler::{Event, FinishReason, Request, Scheduler};
-
-/// How a KV cache holds its values; variant digests name it, since logits depend on it.
-pub const KV_FORMAT: &str = "f32";

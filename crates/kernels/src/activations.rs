@@ -142,7 +142,7 @@ const TINY: f32 = f32::from_bits(27 << 23); // 2⁻¹⁰⁰
 /// Codes a block: scale = largest magnitude / 127, code = round(x · (127 / largest magnitude)). A block of tiny values is zero;
 /// one that holds a NaN or an infinity has the scale NaN and codes of 0.
 #[inline(always)]
-fn quantize_block(x: &[f32], codes: &mut [i8]) -> f32 {
+pub(crate) fn quantize_block(x: &[f32], codes: &mut [i8]) -> f32 {
     // The order of magnitudes is that of their bits, and NaNs come last.
     let largest = f32::from_bits(x.iter().fold(0, |m, x| m.max(x.to_bits() & 0x7fff_ffff)));
     if largest < TINY || !largest.is_finite() {

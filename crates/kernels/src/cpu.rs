@@ -158,11 +158,9 @@ impl Cpu {
         }
     }
 
-    /// Causal attention with grouped key-value heads for several sequences at once. Scratch space is a few times the
-    /// longest sequence (or the window) for each thread.
+    /// Causal attention with grouped key-value heads for several sequences at once.
     pub fn attention(&self, shape: AttentionShape, tasks: &mut [AttentionTask<'_>]) {
-        let parts: Vec<_> = tasks.iter_mut().flat_map(|task| attention::parts(shape, task)).collect();
-        self.pool.run(parts.len(), &|i| self.isa.dispatch(parts[i]));
+        attention::attention(self.isa, &self.pool, shape, tasks);
     }
 
     /// Natural logarithms of the softmax of each row of `logits` `[n, width]`, in place.

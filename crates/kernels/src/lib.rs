@@ -6,6 +6,7 @@
 
 pub mod cpu;
 pub mod isa;
+pub mod kv;
 pub mod math;
 pub mod matrix;
 
@@ -23,7 +24,8 @@ mod simd;
 
 pub use cpu::Cpu;
 pub use isa::Isa;
+pub use kv::{KvFormat, KvPage, KvShape};
 pub use matrix::{Matrix, MatrixBuilder, MatrixError};
 
 /// Version of the numeric contract; certificates, receipts and variant digests name it.
-pub const CONTRACT: &str = "0";
+pub const CONTRACT: &str = "1";

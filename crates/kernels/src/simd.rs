@@ -44,6 +44,8 @@ pub(crate) trait Simd: Copy {
     fn sub(a: Self::F, b: Self::F) -> Self::F;
     fn mul(a: Self::F, b: Self::F) -> Self::F;
     fn div(a: Self::F, b: Self::F) -> Self::F;
+    /// `a · b + c`, rounded once.
+    fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// `a > b ? a : b`: the second operand if either is NaN.
     fn max(a: Self::F, b: Self::F) -> Self::F;
     /// `a < b ? a : b`: the second operand if either is NaN.
@@ -63,6 +65,9 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// `p` must point to 64 readable bytes.
     unsafe fn load_i(p: *const u8) -> Self::I;
+    /// # Safety
+    /// `p` must point to 16 readable bytes.
+    unsafe fn load_i8(p: *const i8) -> Self::I;
     fn add_i(a: Self::I, b: Self::I) -> Self::I;
     fn mul_i(a: Self::I, b: Self::I) -> Self::I;
     fn and(a: Self::I, b: Self::I) -> Self::I;
@@ -92,6 +97,9 @@ impl Isa {
     /// Runs `kernel` on this instruction set.
     pub(crate) fn dispatch(self, kernel: impl Kernel) {
         match self {
+            // SAFETY: the feature was seen; it does the same faster.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Scalar if is_x86_feature_detected!("fma") => unsafe { scalar::enter_fma(kernel) },
             Isa::Scalar => kernel.run::<Scalar>(),
             // SAFETY: a `Cpu` takes an `Isa` only after `is_available` has seen its features.
             #[cfg(target_arch = "x86_64")]

@@ -44,7 +44,12 @@ pub(super) fn quantized(peers: &Peers, model: &Path, kind: &str) -> Result<PathB
 
 fn load(gguf: &Path) -> Result<Engine> {
     let model = coffer_store::open(gguf, &[])?;
-    let options = LoadOptions { isa: Isa::detect()?, threads: THREADS, context: Some(PREFILL + DECODE) };
+    let options = LoadOptions {
+        isa: Isa::detect()?,
+        threads: THREADS,
+        context: Some(PREFILL + DECODE),
+        kv_format: coffer_kernels::KvFormat::default(),
+    };
     Ok(Engine::load(&model.config, model.weights.as_ref(), options, &mut |_, _| {})?)
 }
 

@@ -87,7 +87,8 @@ impl Tiny {
 }
 
 fn load(model: &Model) -> Result<Engine> {
-    let options = LoadOptions { isa: Isa::detect()?, threads: 2, context: Some(CONTEXT) };
+    let options =
+        LoadOptions { isa: Isa::detect()?, threads: 2, context: Some(CONTEXT), kv_format: coffer_kernels::KvFormat::F32 };
     Ok(Engine::load(&model.config, model.weights.as_ref(), options, &mut |_, _| {})?)
 }
 

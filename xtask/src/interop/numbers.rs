@@ -73,7 +73,12 @@ pub(crate) fn scribe(peers: &Peers) -> PathBuf {
 
 /// Loads a model on two threads.
 pub(crate) fn load(model: &coffer_store::Model) -> Result<Engine> {
-    let options = LoadOptions { isa: Isa::detect()?, threads: 2, context: Some(CHUNK.min(model.config.context)) };
+    let options = LoadOptions {
+        isa: Isa::detect()?,
+        threads: 2,
+        context: Some(CHUNK.min(model.config.context)),
+        kv_format: coffer_kernels::KvFormat::F32,
+    };
     Ok(Engine::load(&model.config, model.weights.as_ref(), options, &mut |_, _| {})?)
 }
 

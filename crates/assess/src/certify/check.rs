@@ -69,7 +69,7 @@ pub fn check(
     engine: &Engine,
     progress: Progress<'_>,
 ) -> Result<Comparison, AssessError> {
-    let (contract, kv_format) = (coffer_kernels::CONTRACT, coffer_engine::KV_FORMAT);
+    let (contract, kv_format) = (coffer_kernels::CONTRACT, engine.kv_format().name());
     let here = model.parts(contract, kv_format, &mut |_, _| ()).of(name)?;
     let mut found = Comparison { parts: different_parts(&certificate.model, &here), ..Comparison::default() };
     for (part, certified, here) in

@@ -2,11 +2,11 @@
 //! every machine must compute these bits. They change with the numeric contract, and only with it; the failing test prints them.
 
 use crate::support::{
-    Memory, engine_on, gemma2, gemma3, llama, mistral, mixtral, phi3, qwen2, qwen2_moe, qwen3, qwen3_moe, random_tokens, whole,
-    wide,
+    Memory, engine_keeping, engine_on, gemma2, gemma3, llama, mistral, mixtral, phi3, qwen2, qwen2_moe, qwen3, qwen3_moe,
+    random_tokens, whole, wide,
 };
 use coffer_checkpoint::DType;
-use coffer_kernels::Isa;
+use coffer_kernels::{Isa, KvFormat};
 use coffer_model::ModelConfig;
 
 const GOLDENS: &str = include_str!("../../../../assets/goldens/families.txt");
@@ -34,6 +34,12 @@ fn this_machine_computes_the_golden_bits() {
             let logits = whole(&engine, &random_tokens(&config, 50, 12));
             let family = config.architecture.family().model_type;
             found += &format!("{family} {dtype} {:016x}\n", digest(&logits));
+        }
+        for format in [KvFormat::F32, KvFormat::Q8_0] {
+            let config = llama();
+            let engine = engine_keeping(&config, &Memory::random(&config, DType::BF16, 11), isa, format);
+            let logits = whole(&engine, &random_tokens(&config, 50, 12));
+            found += &format!("llama BF16 with a cache of {format} {:016x}\n", digest(&logits));
         }
         assert!(found == GOLDENS, "{}:\n{found}", isa.name());
     }

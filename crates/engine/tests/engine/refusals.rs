@@ -5,7 +5,8 @@ use coffer_checkpoint::{DType, TensorInfo};
 use coffer_engine::{Engine, EngineError, LoadOptions, SamplingParams, Span, Want};
 use coffer_kernels::Isa;
 
-const OPTIONS: LoadOptions = LoadOptions { isa: Isa::Scalar, threads: 1, context: None };
+const OPTIONS: LoadOptions =
+    LoadOptions { isa: Isa::Scalar, threads: 1, context: None, kv_format: coffer_kernels::KvFormat::F16 };
 
 /// Loads a small Qwen 2 after `change` was done to its tensor `name`; `None` removes it.
 fn load_changed(name: &str, change: impl Fn(&mut TensorInfo, &mut Vec<u8>) -> Option<()>) -> Result<Engine, EngineError> {

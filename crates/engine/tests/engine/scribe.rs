@@ -33,7 +33,8 @@ pub(crate) fn scribe() -> Engine {
     let config = ModelConfig::from_hf(&std::fs::read(directory.join("config.json")).unwrap(), None).unwrap();
     let file = Arc::new(FileAt::open(&directory.join("model.safetensors")).unwrap());
     let weights = SafetensorsFile::open("model.safetensors", file).unwrap();
-    let options = LoadOptions { isa: Isa::detect().unwrap(), threads: 2, context: None };
+    let options =
+        LoadOptions { isa: Isa::detect().unwrap(), threads: 2, context: None, kv_format: coffer_kernels::KvFormat::default() };
     Engine::load(&config, &weights, options, &mut |_, _| ()).unwrap()
 }
 

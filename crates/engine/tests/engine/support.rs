@@ -2,7 +2,7 @@
 
 use coffer_checkpoint::{DType, ReadError, TensorId, TensorIndex, TensorInfo, TensorSource, blocks};
 use coffer_engine::{Engine, KvCache, LoadOptions, Span, Want};
-use coffer_kernels::Isa;
+use coffer_kernels::{Isa, KvFormat};
 use coffer_model::{Activation, Architecture, Experts, LayerGraph, ModelConfig, NodeKind, RopeConfig, config::RopeScaling};
 use std::ops::Range;
 
@@ -203,11 +203,22 @@ pub(crate) fn random_tokens(config: &ModelConfig, n: usize, seed: u64) -> Vec<u3
 }
 
 pub(crate) fn engine_on(config: &ModelConfig, weights: &Memory, isa: Isa, threads: usize) -> Engine {
-    Engine::load(config, weights, LoadOptions { isa, threads, context: None }, &mut |_, _| ()).unwrap()
+    load(config, weights, LoadOptions { isa, threads, ..OPTIONS })
 }
 
 pub(crate) fn engine(config: &ModelConfig, weights: &Memory) -> Engine {
     engine_on(config, weights, Isa::detect().unwrap(), 2)
+}
+
+/// An engine whose caches are of another format.
+pub(crate) fn engine_keeping(config: &ModelConfig, weights: &Memory, isa: Isa, kv_format: KvFormat) -> Engine {
+    load(config, weights, LoadOptions { isa, threads: 2, kv_format, ..OPTIONS })
+}
+
+const OPTIONS: LoadOptions = LoadOptions { isa: Isa::Scalar, threads: 1, context: None, kv_format: KvFormat::F16 };
+
+fn load(config: &ModelConfig, weights: &Memory, options: LoadOptions) -> Engine {
+    Engine::load(config, weights, options, &mut |_, _| ()).unwrap()
 }
 
 /// Bits of the logits of all `tokens`, appended to `cache`.

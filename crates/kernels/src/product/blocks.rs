@@ -100,9 +100,9 @@ impl<B: Block> Format for Blocks<B> {
                         let mut x = S::mul(S::to_f(dots[p][t]), d);
                         if B::MIN {
                             let m = S::load_f16(scales.add(2 * LANES));
-                            x = S::add(x, S::mul(m, S::to_f(S::splat_i(*tokens[t].sums.add(b)))));
+                            x = S::fma(m, S::to_f(S::splat_i(*tokens[t].sums.add(b))), x);
                         }
-                        sums[p][t] = S::add(sums[p][t], S::mul(x, S::splat(*tokens[t].scales.add(b))));
+                        sums[p][t] = S::fma(x, S::splat(*tokens[t].scales.add(b)), sums[p][t]);
                     }
                 }
             }

@@ -52,7 +52,7 @@ impl<W: Weight> Format for Floats<W> {
                 for t in 0..T {
                     // SAFETY: a token has `cols` floats.
                     let x = unsafe { *tokens[t].add(col) };
-                    sums[p][t] = S::add(sums[p][t], S::mul(w, S::splat(x)));
+                    sums[p][t] = S::fma(w, S::splat(x), sums[p][t]);
                 }
             }
         }

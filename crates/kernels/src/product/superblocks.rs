@@ -181,9 +181,9 @@ impl<B: Superblock> Format for Super<B> {
                                 low = S::dot2(low, minima[i], S::splat_i(*tokens[t].pairs.add(4 * b + i)));
                             }
                             let dmin = S::load_f16(at[p].add(B::WORDS * 64 + 2 * LANES));
-                            x = S::sub(x, S::mul(S::to_f(low), dmin));
+                            x = S::fma(S::to_f(low), S::mul(dmin, S::splat(-1.0)), x);
                         }
-                        sums[p][t] = S::add(sums[p][t], S::mul(x, S::splat(*tokens[t].scales.add(b))));
+                        sums[p][t] = S::fma(x, S::splat(*tokens[t].scales.add(b)), sums[p][t]);
                     }
                 }
             }

@@ -1,4 +1,4 @@
-//! AVX2 and F16C: sixteen lanes are two registers.
+//! AVX2, FMA and F16C: sixteen lanes are two registers.
 
 use super::{Kernel, Simd};
 use std::arch::x86_64::*;
@@ -10,7 +10,7 @@ pub(crate) struct Avx2;
 ///
 /// # Safety
 /// The machine must have them.
-#[target_feature(enable = "avx2,f16c")]
+#[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn enter(kernel: impl Kernel) {
     kernel.run::<Avx2>();
 }
@@ -44,6 +44,7 @@ impl Simd for Avx2 {
         fn sub(a: F, b: F;) -> F { _mm256_sub_ps(a, b) }
         fn mul(a: F, b: F;) -> F { _mm256_mul_ps(a, b) }
         fn div(a: F, b: F;) -> F { _mm256_div_ps(a, b) }
+        fn fma(a: F, b: F, c: F;) -> F { _mm256_fmadd_ps(a, b, c) }
         fn max(a: F, b: F;) -> F { _mm256_max_ps(a, b) }
         fn min(a: F, b: F;) -> F { _mm256_min_ps(a, b) }
         fn canon(x: F;) -> F { _mm256_blendv_ps(x, _mm256_set1_ps(f32::NAN), _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x)) }
@@ -125,6 +126,14 @@ impl Simd for Avx2 {
     unsafe fn load_i(p: *const u8) -> I {
         // SAFETY: the caller's promise.
         unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())] }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> I {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let bytes = _mm_loadu_si128(p.cast());
+            [_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(bytes, bytes))]
+        }
     }
     #[inline(always)]
     fn prefetch(p: *const u8) {

@@ -110,6 +110,7 @@ impl<D: Bytes> Simd for Neon<D> {
         fn sub(a: F, b: F;) -> F { vsubq_f32(a, b) }
         fn mul(a: F, b: F;) -> F { vmulq_f32(a, b) }
         fn div(a: F, b: F;) -> F { vdivq_f32(a, b) }
+        fn fma(a: F, b: F, c: F;) -> F { vfmaq_f32(c, a, b) }
         // `fmax` and `fmin` know NaNs and signed zeros otherwise.
         fn max(a: F, b: F;) -> F { vbslq_f32(vcgtq_f32(a, b), a, b) }
         fn min(a: F, b: F;) -> F { vbslq_f32(vcltq_f32(a, b), a, b) }
@@ -209,6 +210,15 @@ impl<D: Bytes> Simd for Neon<D> {
         let p = p.cast::<i32>();
         // SAFETY: the caller's promise; the loads ask for no alignment.
         unsafe { [vld1q_s32(p), vld1q_s32(p.add(4)), vld1q_s32(p.add(8)), vld1q_s32(p.add(12))] }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> I {
+        // SAFETY: the caller's promise; the load asks for no alignment.
+        unsafe {
+            let bytes = vld1q_s8(p);
+            let (low, high) = (vmovl_s8(vget_low_s8(bytes)), vmovl_high_s8(bytes));
+            [vmovl_s16(vget_low_s16(low)), vmovl_high_s16(low), vmovl_s16(vget_low_s16(high)), vmovl_high_s16(high)]
+        }
     }
     #[inline(always)]
     fn prefetch(p: *const u8) {

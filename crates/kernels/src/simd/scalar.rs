@@ -6,6 +6,16 @@ use std::array::from_fn;
 #[derive(Clone, Copy)]
 pub(crate) struct Scalar;
 
+/// Runs `kernel` where the compiler may take one instruction for [`Simd::fma`]; elsewhere it is a call.
+///
+/// # Safety
+/// The machine must have it.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "fma")]
+pub(super) unsafe fn enter_fma(kernel: impl super::Kernel) {
+    kernel.run::<Scalar>();
+}
+
 impl Simd for Scalar {
     type F = [f32; LANES];
     type I = [i32; LANES];
@@ -57,6 +67,10 @@ impl Simd for Scalar {
         from_fn(|l| a[l] / b[l])
     }
     #[inline(always)]
+    fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        from_fn(|l| a[l].mul_add(b[l], c[l]))
+    }
+    #[inline(always)]
     fn max(a: Self::F, b: Self::F) -> Self::F {
         from_fn(|l| if a[l] > b[l] { a[l] } else { b[l] })
     }
@@ -102,6 +116,11 @@ impl Simd for Scalar {
     unsafe fn load_i(p: *const u8) -> Self::I {
         // SAFETY: the caller's promise.
         unsafe { p.cast::<Self::I>().read_unaligned() }.map(i32::from_le)
+    }
+    #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> Self::I {
+        // SAFETY: the caller's promise.
+        unsafe { p.cast::<[i8; LANES]>().read() }.map(i32::from)
     }
     #[inline(always)]
     fn add_i(a: Self::I, b: Self::I) -> Self::I {

@@ -1,10 +1,11 @@
 //! Everything but products: every instruction set, thread count, cut and batch gives the bits of the plain version.
 
-use crate::plain::operations::{attend, geglu, log_softmax, rms_norm, route, sigmoid, softcap, swiglu};
+use crate::plain::operations::{attend, geglu, kept, log_softmax, rms_norm, route, sigmoid, softcap, swiglu};
 use crate::plain::{Random, assert_same_bits, canon};
 use coffer_kernels::cpu::{AttentionShape, AttentionTask, RopeTable};
-use coffer_kernels::{Cpu, Isa};
+use coffer_kernels::{Cpu, Isa, KvFormat, KvPage, KvShape, kv::PAGE};
 use proptest::prelude::*;
+use std::sync::Arc;
 
 /// Every instruction set with an alternating number of threads.
 fn cpus() -> Vec<Cpu> {
@@ -80,38 +81,57 @@ proptest! {
     #[test]
     fn attention_equals_the_plain_version_however_it_is_cut(
         (kv_heads, group, half_dim) in (1usize..4, 1usize..10, 1usize..70),
-        length in 1usize..60,
-        cut in 0usize..60,
-        window in prop::option::of(1usize..50),
+        length in prop_oneof![3 => 1usize..60, 1 => 240usize..600],
+        cut in 0usize..600,
+        window in prop::option::of(prop_oneof![1usize..50, 200usize..300]),
         bound in prop::option::of(0.5f32..60.0),
         wild in prop::bool::weighted(0.2),
+        format in prop::sample::select(KvFormat::ALL.to_vec()),
         seed: u64,
     ) {
+        // A long sequence asks few questions.
+        let (kv_heads, group) = if length < 60 { (kv_heads, group) } else { (1, group.min(3)) };
+        let asked = length.min(60);
         let mut random = Random(seed);
-        let (heads, head_dim, capacity, cut) = (kv_heads * group, 2 * half_dim, length + 3, cut % length);
+        let (heads, head_dim, past, cut) = (kv_heads * group, 2 * half_dim, length - asked, cut % asked);
         let scale = 1.0 / (head_dim as f32 + 3.0).sqrt();
-        let shape = AttentionShape { heads, kv_heads, head_dim, window, scale, bound };
-        let q = values(&mut random, wild, length * heads * head_dim);
-        let [k, v] = [0; 2].map(|_| values(&mut random, wild, kv_heads * capacity * head_dim));
-        let cache = |x: &[f32], head: usize| x[head * capacity * head_dim..][..capacity * head_dim].to_vec();
-        let want: Vec<f32> = (0..length * heads)
+        let kv = KvShape { kv_heads, head_dim, format };
+        let shape = AttentionShape { heads, kv, window, scale, bound };
+        let q = values(&mut random, wild, asked * heads * head_dim);
+        let [k, v] = [0; 2].map(|_| values(&mut random, wild, length * kv_heads * head_dim));
+        let head = |x: &[f32], head: usize| -> Vec<f32> {
+            x.chunks_exact(head_dim).skip(head).step_by(kv_heads).flat_map(|x| kept(x, format)).collect()
+        };
+        let cache: Vec<_> = (0..kv_heads).map(|h| (head(&k, h), head(&v, h))).collect();
+        let want: Vec<f32> = (0..asked * heads)
             .flat_map(|i| {
-                let (token, head) = (i / heads, i % heads);
-                let start = window.map_or(0, |w| (token + 1).saturating_sub(w));
-                let (k, v) = (cache(&k, head / group), cache(&v, head / group));
-                attend(&q[i * head_dim..][..head_dim], &k, &v, start..token + 1, scale, bound)
+                let (end, head) = (past + i / heads + 1, i % heads);
+                let (k, v) = &cache[head / group];
+                attend(&q[i * head_dim..][..head_dim], k, v, window.map_or(0, |w| end.saturating_sub(w))..end, scale, bound)
             })
             .collect();
+        let pages = pages(kv, &k, &v);
         for cpu in cpus() {
             let mut out = vec![0.0; q.len()];
             let at = cut * heads * head_dim;
             let (first, second) = out.split_at_mut(at);
-            let task = |past, q, out, tokens| AttentionTask { q, k: &k, v: &v, capacity, past, tokens, out };
+            let task = |past, q, out, tokens| AttentionTask { q, pages: &pages, past, tokens, out };
             // As one batch of two sequences that share a cache: the same as one after the other.
-            cpu.attention(shape, &mut [task(0, &q[..at], first, cut), task(cut, &q[at..], second, length - cut)]);
+            cpu.attention(shape, &mut [task(past, &q[..at], first, cut), task(past + cut, &q[at..], second, asked - cut)]);
             assert_same_bits(&out, &want, &format!("{shape:?}, {length} tokens cut at {cut}, {}", cpu.isa().name()));
         }
     }
+}
+
+/// Pages that hold keys and values `[positions, kv_heads, head_dim]`.
+fn pages(shape: KvShape, k: &[f32], v: &[f32]) -> Vec<Arc<KvPage>> {
+    let width = shape.kv_heads * shape.head_dim;
+    let page = |(k, v): (&[f32], &[f32])| {
+        let mut page = KvPage::new(shape).unwrap();
+        k.chunks(width).zip(v.chunks(width)).enumerate().for_each(|(slot, (k, v))| page.write(slot, k, v));
+        Arc::new(page)
+    };
+    k.chunks(PAGE * width).zip(v.chunks(PAGE * width)).map(page).collect()
 }
 
 /// A longer context than the other test's, against exact arithmetic.
@@ -120,16 +140,20 @@ fn attention_is_near_the_exact_one() {
     let mut random = Random(3);
     let (length, head_dim) = (1000, 64);
     let [q, k, v] = [0; 3].map(|_| random.normals(length * head_dim));
-    let mut out = vec![0.0; head_dim];
-    let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim, window: None, scale: 0.125, bound: None };
     let q = &q[..head_dim];
-    let task = AttentionTask { q, k: &k, v: &v, capacity: length, past: length - 1, tokens: 1, out: &mut out };
-    Cpu::new(Isa::available()[0], 1).attention(shape, &mut [task]);
     let dot = |j: usize| (0..head_dim).map(|c| f64::from(q[c]) * f64::from(k[j * head_dim + c])).sum::<f64>() / 8.0;
     let weights: Vec<f64> = (0..length).map(|j| dot(j).exp()).collect();
-    for (c, got) in out.iter().enumerate() {
-        let exact = (0..length).map(|j| weights[j] * f64::from(v[j * head_dim + c])).sum::<f64>() / weights.iter().sum::<f64>();
-        assert!((f64::from(*got) - exact).abs() < 2e-6, "{got} where {exact} is exact");
+    for (format, bound) in [(KvFormat::F32, 2e-6), (KvFormat::F16, 2e-4), (KvFormat::Q8_0, 4e-3)] {
+        let kv = KvShape { kv_heads: 1, head_dim, format };
+        let shape = AttentionShape { heads: 1, kv, window: None, scale: 0.125, bound: None };
+        let mut out = vec![0.0; head_dim];
+        let task = AttentionTask { q, pages: &pages(kv, &k, &v), past: length - 1, tokens: 1, out: &mut out };
+        Cpu::new(Isa::available()[0], 1).attention(shape, &mut [task]);
+        for (c, got) in out.iter().enumerate() {
+            let exact =
+                (0..length).map(|j| weights[j] * f64::from(v[j * head_dim + c])).sum::<f64>() / weights.iter().sum::<f64>();
+            assert!((f64::from(*got) - exact).abs() < bound, "{format}: {got} where {exact} is exact");
+        }
     }
 }
 
@@ -176,6 +200,7 @@ fn large_inputs_are_shared_by_threads_without_a_trace() {
 
 #[test]
 fn nothing_to_do_is_done() {
+    let kv = KvShape { kv_heads: 1, head_dim: 4, format: KvFormat::F16 };
     for cpu in cpus() {
         cpu.rms_norm(&[], &[1.0; 8], 1e-5, &mut []);
         cpu.rms_norm_in_place(&mut [], &[1.0; 8], 1e-5);
@@ -186,7 +211,7 @@ fn nothing_to_do_is_done() {
         cpu.sigmoid(&mut []);
         cpu.route(&mut [], 5, 2, true, |_, _, _| panic!("nobody is there"));
         cpu.rope(&mut [], 2, &RopeTable::new(&[1.0], 0), &[]);
-        cpu.attention(AttentionShape { heads: 2, kv_heads: 1, head_dim: 4, window: None, scale: 0.5, bound: None }, &mut []);
+        cpu.attention(AttentionShape { heads: 2, kv, window: None, scale: 0.5, bound: None }, &mut []);
         cpu.geglu(&mut [], &[]);
         cpu.softcap(&mut [], 3.0);
         cpu.scale(&mut [], 3.0);

@@ -34,7 +34,12 @@ pub(crate) fn config() -> Config {
     let (engine, model) = LOADED.get_or_init(|| {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/models/scribe-8m");
         let model = coffer_store::open(&path, &[]).unwrap();
-        let options = LoadOptions { isa: coffer_kernels::Isa::detect().unwrap(), threads: 1, context: None };
+        let options = LoadOptions {
+            isa: coffer_kernels::Isa::detect().unwrap(),
+            threads: 1,
+            context: None,
+            kv_format: coffer_kernels::KvFormat::default(),
+        };
         let engine = Engine::load(&model.config, &*model.weights, options, &mut |_, _| {}).unwrap();
         (Arc::new(engine), model)
     });

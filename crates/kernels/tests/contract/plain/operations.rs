@@ -1,6 +1,9 @@
 //! Plain versions of everything but products.
 
 use super::canon;
+use coffer_kernels::KvFormat;
+use half::f16;
+use std::ops::Range;
 
 /// Sixteen interleaved sums and the tree.
 pub(crate) fn sum(x: impl IntoIterator<Item = f32>) -> f32 {
@@ -70,25 +73,45 @@ pub(crate) fn softcap(x: f32, bound: f32) -> f32 {
     canon(bound * (1.0 - 2.0 / (1.0 + exp(2.0 * (x / bound)))))
 }
 
+/// What a cache of `format` keeps of a head's keys or values.
+pub(crate) fn kept(x: &[f32], format: KvFormat) -> Vec<f32> {
+    match format {
+        KvFormat::F32 => x.to_vec(),
+        KvFormat::F16 => x.iter().map(|&x| f16::from_f32(x).to_f32()).collect(),
+        KvFormat::Q8_0 => x
+            .chunks(32)
+            .flat_map(|x| {
+                let (codes, scale) = super::product::quantize(x);
+                codes.into_iter().map(move |code| code as f32 * f16::from_f32(scale).to_f32())
+            })
+            .collect(),
+    }
+}
+
 /// One head of the token at position `positions.end - 1`; `k` and `v` are `[position, head_dim]`.
-pub(crate) fn attend(
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
-    positions: std::ops::Range<usize>,
-    scale: f32,
-    bound: Option<f32>,
-) -> Vec<f32> {
+pub(crate) fn attend(q: &[f32], k: &[f32], v: &[f32], positions: Range<usize>, scale: f32, bound: Option<f32>) -> Vec<f32> {
     let width = q.len();
     let row = |x: &[f32], j: usize| x[j * width..(j + 1) * width].to_vec();
     let dot = |k: Vec<f32>| {
-        let score = sum(q.iter().zip(k).map(|(q, k)| q * k)) * scale;
+        let score = q.iter().zip(k).fold(0.0f32, |sum, (q, k)| q.mul_add(k, sum)) * scale;
         bound.map_or(score, |bound| softcap(score, bound))
     };
-    let scores: Vec<f32> = positions.clone().map(|j| dot(row(k, j))).collect();
-    let max = largest(&scores);
-    let weights: Vec<f32> = scores.iter().map(|s| exp(s - max)).collect();
-    let total = sum_from(positions.start, weights.iter().copied());
-    let channel = |c: usize| positions.clone().zip(&weights).fold(0.0, |sum, (j, w)| sum + w * v[j * width + c]);
-    (0..width).map(|c| canon(channel(c) / total)).collect()
+    // Largest score, sum of weights, and weighted values of 256 positions.
+    let segment = |positions: Range<usize>| {
+        let scores: Vec<f32> = positions.clone().map(|j| dot(row(k, j))).collect();
+        let max = largest(&scores);
+        let weights: Vec<f32> = scores.iter().map(|s| exp(s - max)).collect();
+        let total = sum_from(positions.start, weights.iter().copied());
+        let channel = |c: usize| positions.clone().zip(&weights).fold(0.0f32, |sum, (j, w)| w.mul_add(v[j * width + c], sum));
+        (max, total, (0..width).map(channel).collect::<Vec<f32>>())
+    };
+    let segments = (positions.start / 256..positions.end.div_ceil(256))
+        .map(|s| segment(positions.start.max(256 * s)..positions.end.min(256 * (s + 1))));
+    let joined = segments.reduce(|(a_max, a_total, a), (b_max, b_total, b)| {
+        let max = largest(&[a_max, b_max]);
+        let (old, new) = (exp(a_max - max), exp(b_max - max));
+        (max, a_total * old + b_total * new, a.iter().zip(b).map(|(a, b)| a * old + b * new).collect())
+    });
+    let (_, total, channels) = joined.unwrap_or_default();
+    channels.into_iter().map(|c| canon(c / total)).collect()
 }

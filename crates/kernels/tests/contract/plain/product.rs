@@ -9,7 +9,7 @@ pub(crate) fn product(dtype: DType, row: &[u8], x: &[f32]) -> f32 {
     if !dtype.is_quantized() {
         let mut w = vec![0.0; x.len()];
         blocks::decode(dtype, row, &mut w).expect("a whole row");
-        return canon(w.iter().zip(x).fold(0.0, |sum, (w, x)| sum + w * x));
+        return canon(w.iter().zip(x).fold(0.0, |sum, (w, x)| w.mul_add(*x, sum)));
     }
     let block = dtype.block_len();
     let sum = row.chunks_exact(dtype.block_bytes()).zip(x.chunks_exact(block)).fold(0.0, |sum, (raw, x)| {
@@ -23,10 +23,10 @@ pub(crate) fn product(dtype: DType, row: &[u8], x: &[f32]) -> f32 {
         }
         let value = match (dtype, m) {
             (_, None) => integer as f32 * d,
-            (DType::Q4_K | DType::Q5_K, Some(m)) => integer as f32 * d - low as f32 * m,
-            (_, Some(m)) => integer as f32 * d + m * low as f32,
+            (DType::Q4_K | DType::Q5_K, Some(m)) => (low as f32).mul_add(-m, integer as f32 * d),
+            (_, Some(m)) => m.mul_add(low as f32, integer as f32 * d),
         };
-        sum + value * scale
+        value.mul_add(scale, sum)
     });
     canon(sum)
 }
