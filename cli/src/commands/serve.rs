@@ -42,6 +42,10 @@ pub(crate) struct Args {
     /// Requests that wait for a slot; further ones are refused
     #[arg(long, value_name = "N", default_value_t = 64)]
     queue: usize,
+    /// Memory in MiB for the tokens, keys and values of ended requests, so that later ones with the same API key need not compute how
+    /// they begin; 0 keeps nothing of a request that is over
+    #[arg(long, value_name = "MIB", default_value_t = 0)]
+    prefix_memory: usize,
     /// How to show progress
     #[arg(long, value_enum, default_value_t)]
     progress: Style,
@@ -64,6 +68,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         access,
         slots: args.slots.get(),
         queue: args.queue,
+        kept_prefixes: args.prefix_memory.saturating_mul(1 << 20),
         limits: Limits::default(),
     };
     let server = coffer_server::start(listener, config)?;

@@ -31,6 +31,7 @@ pub(super) fn run(demo: &Demo, variant: &str, sealed: &Sealed) -> Result<Serving
         access: Access::Keys(keys),
         slots: 4,
         queue: 16,
+        kept_prefixes: 0,
         limits: Limits::default(),
     };
     let server = coffer_server::start(TcpListener::bind(("127.0.0.1", 0))?, config)?;

@@ -132,6 +132,8 @@ pub struct Method {
     pub coffer: String,
     /// Version of the numeric contract.
     pub contract: String,
+    /// How keys and values are kept.
+    pub kv_format: String,
     /// The machine's processor, as far as it says.
     pub machine: String,
     /// Instruction set.
@@ -236,6 +238,7 @@ impl Method {
         Self {
             coffer: env!("CARGO_PKG_VERSION").to_owned(),
             contract: coffer_kernels::CONTRACT.to_owned(),
+            kv_format: options.load.kv_format.to_string(),
             machine: machine(),
             isa: options.load.isa.name().to_owned(),
             threads: options.load.threads,
@@ -316,7 +319,7 @@ fn describe(
     let model = subject.model;
     let mut at = |stage| progress(Progress { stage, subject: &subject.name, done: 0, total: 1 });
     at("portability");
-    let check = |o| portability::check(&subject.name, model, &material.tokens, o);
+    let check = |o| portability::check(&subject.name, model, &material.tokens, options.load.kv_format, o);
     let portability = options.portability.as_ref().map(check).transpose()?;
     at("digest");
     let weights = model.weights_digest().of(&subject.name)?;

@@ -4,7 +4,7 @@
 use crate::error::{AssessError, Named};
 use coffer_engine::{Engine, EngineError, KvCache, LoadOptions, Span, Want};
 use coffer_evidence::LogitsDigest;
-use coffer_kernels::Isa;
+use coffer_kernels::{Isa, KvFormat};
 use coffer_store::Model;
 
 /// What to run.
@@ -77,12 +77,18 @@ impl Portability {
 ///
 /// # Errors
 /// The model cannot be loaded or run, or there are no tokens.
-pub fn check(name: &str, model: &Model, tokens: &[u32], options: &PortabilityOptions) -> Result<Portability, AssessError> {
+pub fn check(
+    name: &str,
+    model: &Model,
+    tokens: &[u32],
+    kv_format: KvFormat,
+    options: &PortabilityOptions,
+) -> Result<Portability, AssessError> {
     let tokens = &tokens[..tokens.len().min(options.tokens).min(model.config.context)];
     let mut runs = Vec::new();
     for isa in Isa::available() {
         for (i, &threads) in options.threads.iter().enumerate() {
-            let load = LoadOptions { isa, threads, context: None, kv_format: coffer_kernels::KvFormat::default() };
+            let load = LoadOptions { isa, threads, context: None, kv_format };
             let engine = Engine::load(&model.config, &*model.weights, load, &mut |_, _| {}).of(name)?;
             let feedings = if i + 1 == options.threads.len() { &Feeding::ALL[..] } else { &[Feeding::Whole] };
             for &feeding in feedings {
@@ -160,7 +166,7 @@ mod tests {
     #[test]
     fn one_different_digest_is_seen() {
         let run = |x: f32| Run { isa: "scalar", threads: 1, feeding: Feeding::Whole, digest: LogitsDigest::of(&[x]) };
-        let p = |runs| Portability { tokens: 1, contract: "0".into(), runs };
+        let p = |runs| Portability { tokens: 1, contract: "1".into(), runs };
         assert!(p(vec![run(1.0), run(1.0)]).equal());
         assert_eq!(p(vec![run(0.0), run(-0.0), run(0.0)]).distinct(), 2);
         assert!(!p(vec![]).equal());

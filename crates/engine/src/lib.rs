@@ -19,4 +19,4 @@ pub use engine::{Engine, LoadOptions, Span, Want};
 pub use error::EngineError;
 pub use generate::Generation;
 pub use sampling::{Choice, Sampler, SamplingParams};
-pub use scheduler::{Event, FinishReason, Request, Scheduler};
+pub use scheduler::{Event, FinishReason, Owner, Request, Scheduler};

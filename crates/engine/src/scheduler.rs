@@ -10,6 +10,7 @@ use std::{
 };
 
 mod batch;
+mod prefixes;
 
 /// One generation.
 pub struct Request {
@@ -23,14 +24,22 @@ pub struct Request {
     pub stop_tokens: Vec<u32>,
     /// Alternatives to report for each token.
     pub top_logprobs: usize,
+    /// Whose request it is: what was computed for one of theirs serves others of theirs that begin alike, and nobody else's, since
+    /// how soon an answer comes tells what was asked before.
+    pub owner: Owner,
     /// Called on the scheduler's thread with each event, so it must not block; returning `false` cancels the request
     /// and frees its slot. A panic counts as `false`.
     pub sink: Box<dyn FnMut(Event) -> bool + Send>,
 }
 
+/// Tells owners of requests apart.
+pub type Owner = [u8; 32];
+
 /// What happens to a request, in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
+    /// So many tokens of the prompt need not run: an earlier request began with them. Comes first, if at all.
+    Reused(usize),
     /// A token was made.
     Token {
         /// The token and its log probability.
@@ -78,20 +87,21 @@ struct State {
 }
 
 impl Scheduler {
-    /// Starts the thread. At least one slot is made. If the system has no thread left, every request is refused.
-    pub fn start(engine: Arc<Engine>, slots: usize, queue: usize) -> Self {
+    /// Starts the thread. At least one slot is made, and `kept` bytes of keys and values at most are kept for later requests.
+    /// If the system has no thread left, every request is refused.
+    pub fn start(engine: Arc<Engine>, slots: usize, queue: usize, kept: usize) -> Self {
         let slots = slots.max(1);
         let line = Arc::new(Line::default());
-        let work = Work { line: line.clone(), batch: Batch::new(engine), slots };
+        let work = Work { line: line.clone(), batch: Batch::new(engine, kept), slots };
         let thread = std::thread::Builder::new().name("scheduler".into()).spawn(move || work.run());
         let thread = thread.inspect_err(|e| tracing::error!("no thread for the scheduler: {e}")).ok();
         Self { line, thread: Mutex::new(thread), limit: slots.saturating_add(queue) }
     }
     /// Hands in a request; gives it back if the line is full or closed.
-    pub fn submit(&self, request: Request) -> Result<(), Request> {
+    pub fn submit(&self, request: Request) -> Result<(), Box<Request>> {
         let mut state = self.line.lock();
         if state.closed || state.running + state.waiting.len() >= self.limit {
-            return Err(request);
+            return Err(Box::new(request));
         }
         state.waiting.push_back(request);
         self.line.changed.notify_one();

@@ -2,6 +2,8 @@
 
 use crate::{config::Access, error::ApiError, keys::KeyError, keys::KeyStore};
 use axum::http::{HeaderMap, StatusCode, header};
+use coffer_engine::Owner;
+use sha2::{Digest, Sha256};
 
 /// Paths that answer without a key: they tell nothing about the model or its users.
 const PUBLIC: [&str; 2] = ["/health", coffer_seal::ehbp::KEYS_PATH];
@@ -35,6 +37,11 @@ impl Gate {
             Err(e) => Err(ApiError::internal(e)),
         }
     }
+}
+
+/// Tells those who ask apart by their keys. Behind an open door all are one, unless they send keys.
+pub(crate) fn owner(headers: &HeaderMap) -> Owner {
+    Sha256::digest(bearer(headers).unwrap_or_default()).into()
 }
 
 fn refusal(code: &'static str, message: &str) -> ApiError {

@@ -32,7 +32,7 @@ pub(crate) struct App {
 impl App {
     pub(crate) async fn new(config: Config) -> Result<Arc<Self>, KeyError> {
         let gate = Gate::new(&config.access).await?;
-        let scheduler = Scheduler::start(Arc::clone(&config.model.engine), config.slots, config.queue);
+        let scheduler = Scheduler::start(Arc::clone(&config.model.engine), config.slots, config.queue, config.kept_prefixes);
         let fingerprint = config.model.variant.map(|digest| format!("fp_{}", hex::encode(&digest.0[..8])));
         Ok(Arc::new(Self {
             longest_token: longest_token(&config.model.tokenizer),

@@ -15,6 +15,8 @@ pub struct Config {
     pub slots: usize,
     /// Requests that wait for a slot; further ones are refused with 429.
     pub queue: usize,
+    /// Bytes of keys and values that are kept of ended requests, for others with the same API key that begin alike.
+    pub kept_prefixes: usize,
     /// Sizes and times.
     pub limits: Limits,
 }

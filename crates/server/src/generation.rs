@@ -2,7 +2,7 @@
 
 use crate::{app::App, error::ApiError, text::TextFilter};
 use axum::http::StatusCode;
-use coffer_engine::{Event, FinishReason, Request, SamplingParams, sampling::Choice};
+use coffer_engine::{Event, FinishReason, Owner, Request, SamplingParams, sampling::Choice};
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
@@ -16,6 +16,7 @@ pub(crate) struct Job {
     pub(crate) max_tokens: usize,
     pub(crate) stop: Vec<String>,
     pub(crate) top_logprobs: usize,
+    pub(crate) owner: Owner,
 }
 
 /// A running generation. Dropping it frees its slot.
@@ -62,6 +63,8 @@ pub(crate) enum Finish {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
     pub(crate) prompt: usize,
+    /// Those of the prompt that an earlier request had computed.
+    pub(crate) reused: usize,
     pub(crate) completion: usize,
 }
 
@@ -69,11 +72,11 @@ impl Generation {
     /// Submits `job`.
     pub(crate) fn start(app: &Arc<App>, job: Job) -> Result<Self, ApiError> {
         let (sender, events) = mpsc::channel(BACKLOG);
-        let usage = Usage { prompt: job.prompt.len(), completion: 0 };
+        let usage = Usage { prompt: job.prompt.len(), ..Usage::default() };
         let abandoned = app.metrics.abandoned.clone();
         let sink = move |event| match sender.try_send(event) {
             Ok(()) => true,
-            Err(TrySendError::Full(_) | TrySendError::Closed(Event::Token { .. })) => {
+            Err(TrySendError::Full(_) | TrySendError::Closed(Event::Reused(_) | Event::Token { .. })) => {
                 abandoned.increment(1);
                 false
             }
@@ -85,6 +88,7 @@ impl Generation {
             max_tokens: job.max_tokens,
             stop_tokens: app.model.engine.config().eos.clone(),
             top_logprobs: job.top_logprobs,
+            owner: job.owner,
             sink: Box::new(sink),
         })?;
         app.metrics.prompt_tokens.increment(usage.prompt as u64);
@@ -104,6 +108,11 @@ impl Generation {
     pub(crate) async fn next(&mut self) -> Result<Option<Piece>, ApiError> {
         while !self.ended {
             let piece = match self.events.recv().await {
+                Some(Event::Reused(tokens)) => {
+                    self.usage.reused = tokens;
+                    self.app.metrics.reused_tokens.increment(tokens as u64);
+                    continue;
+                }
                 Some(Event::Token { choice, top }) => self.token(choice, top),
                 Some(Event::Done(FinishReason::Stop)) => self.end(Finish::Stop),
                 Some(Event::Done(FinishReason::Length)) => self.end(Finish::Length),

@@ -9,9 +9,10 @@ const META: Metadata<'static> = Metadata::new("coffer", Level::INFO, None);
 /// Upper bounds in seconds.
 const BUCKETS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0];
 
-const COUNTERS: [(&str, &str); 4] = [
+const COUNTERS: [(&str, &str); 5] = [
     ("coffer_requests_total", "Requests by route and status."),
     ("coffer_prompt_tokens_total", "Tokens of prompts."),
+    ("coffer_reused_tokens_total", "Tokens of prompts that an earlier request had computed."),
     ("coffer_completion_tokens_total", "Tokens made."),
     ("coffer_abandoned_total", "Generations whose client went away or stopped reading."),
 ];
@@ -27,6 +28,8 @@ pub(crate) struct Metrics {
     recorder: PrometheusRecorder,
     /// Tokens of prompts.
     pub(crate) prompt_tokens: Counter,
+    /// Tokens of prompts that an earlier request had computed.
+    pub(crate) reused_tokens: Counter,
     /// Tokens made.
     pub(crate) completion_tokens: Counter,
     /// Seconds from a request's submission to its first token.
@@ -56,6 +59,7 @@ impl Metrics {
         }
         Self {
             prompt_tokens: recorder.register_counter(&Key::from_static_name("coffer_prompt_tokens_total"), &META),
+            reused_tokens: recorder.register_counter(&Key::from_static_name("coffer_reused_tokens_total"), &META),
             completion_tokens: recorder.register_counter(&Key::from_static_name("coffer_completion_tokens_total"), &META),
             first_token: recorder.register_histogram(&Key::from_static_name("coffer_first_token_seconds"), &META),
             abandoned: recorder.register_counter(&Key::from_static_name("coffer_abandoned_total"), &META),

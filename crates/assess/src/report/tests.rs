@@ -66,6 +66,7 @@ fn method() -> Method {
     Method {
         coffer: "0.1.0".to_owned(),
         contract: "1".to_owned(),
+        kv_format: "f16".to_owned(),
         machine: "An invented processor".to_owned(),
         isa: "avx512".to_owned(),
         threads: 2,

@@ -264,7 +264,7 @@ fn method(a: &Assessment) -> Vec<(&'static str, String)> {
     let m = &a.method;
     let skipped = if m.skip > 0 { format!(", the first {} unscored", m.skip) } else { String::new() };
     let mut rows = vec![
-        ("Software", format!("coffer {}, numeric contract {}", m.coffer, m.contract)),
+        ("Software", format!("coffer {}, numeric contract {}, keys and values in {}", m.coffer, m.contract, m.kv_format)),
         ("Machine", m.machine.clone()),
         ("Instruction set, threads", format!("{}, {}", m.isa, m.threads)),
         ("Held-out text", format!("{}, sha256:{}", m.text, m.text_sha256)),

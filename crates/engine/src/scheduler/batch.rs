@@ -1,5 +1,6 @@
 //! The sequences that run together, and one step of them all.
 
+use super::prefixes::Prefixes;
 use super::{Event, FinishReason, Request};
 use crate::{Engine, EngineError, KvCache, Sampler, Span, Want};
 use std::{
@@ -15,12 +16,15 @@ const PROMPT_ALONE: usize = 512;
 pub(super) struct Batch {
     engine: Arc<Engine>,
     sequences: Vec<Sequence>,
+    prefixes: Prefixes,
 }
 
 struct Sequence {
     request: Request,
     sampler: Sampler,
     cache: KvCache,
+    /// What has run: the tokens in the cache.
+    run: Vec<u32>,
     /// What the next steps run: the rest of the prompt, or the last token made.
     pending: Vec<u32>,
     made: usize,
@@ -33,8 +37,8 @@ pub(super) fn refuse(mut request: Request, reason: &str) {
 }
 
 impl Batch {
-    pub(super) fn new(engine: Arc<Engine>) -> Self {
-        Self { engine, sequences: Vec::new() }
+    pub(super) fn new(engine: Arc<Engine>, kept: usize) -> Self {
+        Self { engine, sequences: Vec::new(), prefixes: Prefixes::new(kept) }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -47,8 +51,13 @@ impl Batch {
             Err(e) => refuse(request, &e.to_string()),
             Ok(_) if request.max_tokens == 0 => _ = tell(&mut request, Event::Done(FinishReason::Length)),
             Ok(cache) => {
-                let (pending, sampler) = (std::mem::take(&mut request.prompt), Sampler::new(request.sampling.clone()));
-                self.sequences.push(Sequence { request, sampler, cache, pending, made: 0, ended: false });
+                let (mut run, sampler) = (std::mem::take(&mut request.prompt), Sampler::new(request.sampling.clone()));
+                let cache = self.prefixes.find(request.owner, &run, cache.capacity()).unwrap_or(cache);
+                if !cache.is_empty() && !tell(&mut request, Event::Reused(cache.len())) {
+                    return;
+                }
+                let pending = run.split_off(cache.len());
+                self.sequences.push(Sequence { request, sampler, cache, run, pending, made: 0, ended: false });
             }
         }
     }
@@ -87,6 +96,10 @@ impl Batch {
                 }
             }
         }
+        // A prompt is kept as soon as it has run, since others may begin like it, and again with its answer.
+        for sequence in self.sequences.iter().filter(|s| s.made == 1 || s.ended) {
+            self.prefixes.keep(sequence.request.owner, &sequence.run, &sequence.cache);
+        }
         self.sequences.retain(|s| !s.ended);
     }
 }
@@ -100,7 +113,7 @@ fn run(engine: &Engine, running: &mut [(&mut Sequence, usize)]) -> Result<(), En
     let logits = engine.forward(&mut spans.collect::<Vec<_>>())?;
     let mut rows = logits.chunks_exact(engine.config().vocab);
     for (sequence, tokens) in running {
-        sequence.pending.drain(..*tokens);
+        sequence.run.extend(sequence.pending.drain(..*tokens));
         if sequence.pending.is_empty() {
             rows.next().into_iter().for_each(|row| sequence.extend(row));
         }

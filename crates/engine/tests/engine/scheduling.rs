@@ -8,6 +8,8 @@ use std::sync::{
     mpsc::{Receiver, channel},
 };
 
+/// Bytes of prefixes.
+const KEPT: usize = 1 << 20;
 const GREEDY: SamplingParams = SamplingParams { temperature: 0.0, top_p: 1.0, seed: 0 };
 
 fn tiny() -> Arc<Engine> {
@@ -17,7 +19,7 @@ fn tiny() -> Arc<Engine> {
 fn request(prompt: Vec<u32>, sampling: SamplingParams, max_tokens: usize) -> (Request, Receiver<Event>) {
     let (sender, events) = channel();
     let sink = Box::new(move |event| sender.send(event).is_ok());
-    (Request { prompt, sampling, max_tokens, stop_tokens: Vec::new(), top_logprobs: 0, sink }, events)
+    (Request { prompt, sampling, max_tokens, stop_tokens: Vec::new(), top_logprobs: 0, owner: [0; 32], sink }, events)
 }
 
 fn collect(events: Receiver<Event>) -> (Vec<Choice>, Option<FinishReason>) {
@@ -27,6 +29,7 @@ fn collect(events: Receiver<Event>) -> (Vec<Choice>, Option<FinishReason>) {
         match event {
             Event::Token { choice, .. } => choices.push(choice),
             Event::Done(r) => reason = Some(r),
+            Event::Reused(_) => assert!(choices.is_empty(), "it comes first"),
         }
     }
     (choices, reason)
@@ -35,7 +38,7 @@ fn collect(events: Receiver<Event>) -> (Vec<Choice>, Option<FinishReason>) {
 #[test]
 fn the_same_answer_alone_and_in_company() {
     let engine = tiny();
-    let scheduler = Scheduler::start(engine.clone(), 3, 100);
+    let scheduler = Scheduler::start(engine.clone(), 3, 100, KEPT);
     let mut expected = Vec::new();
     for i in 0..9u64 {
         let params = SamplingParams { temperature: 0.3 * (i % 4) as f32, top_p: 0.9, seed: i };
@@ -55,7 +58,7 @@ fn stop_tokens_end_a_generation_and_are_not_reported() {
     let engine = tiny();
     let alone: Vec<u32> = engine.generate(&[3, 4], GREEDY).unwrap().take(8).map(|c| c.unwrap().token).collect();
     let first = alone.iter().position(|t| *t == alone[5]).unwrap();
-    let scheduler = Scheduler::start(engine, 2, 2);
+    let scheduler = Scheduler::start(engine, 2, 2, KEPT);
     let (mut request, events) = request(vec![3, 4], GREEDY, 8);
     request.stop_tokens = vec![alone[5]];
     scheduler.submit(request).ok().unwrap();
@@ -66,7 +69,7 @@ fn stop_tokens_end_a_generation_and_are_not_reported() {
 
 #[test]
 fn the_most_likely_tokens_come_along() {
-    let scheduler = Scheduler::start(tiny(), 1, 1);
+    let scheduler = Scheduler::start(tiny(), 1, 1, KEPT);
     let (mut request, events) = request(vec![1], GREEDY, 3);
     request.top_logprobs = 4;
     scheduler.submit(request).ok().unwrap();
@@ -81,7 +84,7 @@ fn the_most_likely_tokens_come_along() {
 
 #[test]
 fn what_cannot_run_ends_at_once() {
-    let scheduler = Scheduler::start(tiny(), 2, 10);
+    let scheduler = Scheduler::start(tiny(), 2, 10, KEPT);
     for (prompt, max_tokens, want) in [
         (vec![], 5, FinishReason::Error("there are no tokens to run".into())),
         (vec![1, 160], 5, FinishReason::Error("token 160 lies outside the vocabulary of 160".into())),
@@ -100,7 +103,7 @@ fn what_cannot_run_ends_at_once() {
 
 #[test]
 fn who_goes_away_frees_the_slot() {
-    let scheduler = Scheduler::start(tiny(), 1, 2);
+    let scheduler = Scheduler::start(tiny(), 1, 2, KEPT);
     let (gone, events) = request(vec![1, 2, 3], GREEDY, usize::MAX);
     let (mut panicking, _) = request(vec![1, 2, 3], GREEDY, usize::MAX);
     panicking.sink = Box::new(|_| panic!("a sink that panics, as this test wants"));
@@ -115,7 +118,7 @@ fn who_goes_away_frees_the_slot() {
 
 #[test]
 fn the_line_is_bounded() {
-    let scheduler = Scheduler::start(tiny(), 1, 2);
+    let scheduler = Scheduler::start(tiny(), 1, 2, KEPT);
     let mut kept = Vec::new();
     for i in 0..4 {
         let (request, events) = request(vec![1], GREEDY, 1000);
@@ -130,7 +133,7 @@ fn the_line_is_bounded() {
 
 #[test]
 fn shutdown_finishes_the_running_and_refuses_the_waiting() {
-    let scheduler = Scheduler::start(tiny(), 1, 5);
+    let scheduler = Scheduler::start(tiny(), 1, 5, KEPT);
     let (running, running_events) = request(vec![1, 2], GREEDY, 200);
     let (waiting, waiting_events) = request(vec![3], GREEDY, 200);
     scheduler.submit(running).ok().unwrap();
@@ -162,4 +165,61 @@ fn a_generation_that_goes_on_is_one_from_the_start() {
     }
     assert!(matches!(going_on.restart(&[]), Err(EngineError::NoTokens)));
     assert!(matches!(going_on.restart(&vec![1; 5000]), Err(EngineError::Context { .. })));
+}
+
+/// Runs a request and returns how much of its prompt was reused and what it made.
+fn ask(scheduler: &Scheduler, prompt: &[u32], owner: u8) -> (usize, Vec<Choice>) {
+    let (mut request, events) = request(prompt.to_vec(), GREEDY, 6);
+    request.owner = [owner; 32];
+    scheduler.submit(request).ok().unwrap();
+    let mut reused = 0;
+    let mut choices = Vec::new();
+    for event in events {
+        match event {
+            Event::Reused(tokens) => reused = tokens,
+            Event::Token { choice, .. } => choices.push(choice),
+            Event::Done(reason) => assert_eq!(reason, FinishReason::Length),
+        }
+    }
+    (reused, choices)
+}
+
+#[test]
+fn what_an_owner_asked_before_need_not_run_again_and_leaves_no_trace() {
+    let engine = tiny();
+    let scheduler = Scheduler::start(engine.clone(), 2, 10, KEPT);
+    let alone = |prompt: &[u32]| engine.generate(prompt, GREEDY).unwrap().take(6).map(Result::unwrap).collect::<Vec<_>>();
+    let first = random_tokens(&llama(), 150, 1);
+    assert_eq!(ask(&scheduler, &first, 1), (0, alone(&first)));
+    // The same again: all but the last token. With its answer and more: all that ran. A part of it: in the middle of a page.
+    assert_eq!(ask(&scheduler, &first, 1), (149, alone(&first)));
+    let answered: Vec<u32> = alone(&first).iter().map(|c| c.token).collect();
+    let longer = [&first[..], &answered, &[5, 6, 7]].concat();
+    assert_eq!(ask(&scheduler, &longer, 1), (155, alone(&longer)));
+    let branched = [&first[..100], &[9, 8, 7]].concat();
+    let (reused, made) = ask(&scheduler, &branched, 1);
+    assert!(reused >= 100 && made == alone(&branched), "{reused} reused");
+    // What was shared is as it was.
+    assert_eq!(ask(&scheduler, &first, 1), (149, alone(&first)));
+    // Somebody else learns nothing of it.
+    assert_eq!(ask(&scheduler, &first, 2), (0, alone(&first)));
+}
+
+#[test]
+fn prefixes_are_kept_as_far_as_there_is_room() {
+    let page = engine_page_bytes();
+    for (room, reused) in [(0, 0), (page, 0), (8 * page, 99)] {
+        let scheduler = Scheduler::start(tiny(), 1, 1, room);
+        let prompt = random_tokens(&llama(), 100, 1);
+        ask(&scheduler, &prompt, 1);
+        assert_eq!(ask(&scheduler, &prompt, 1).0, reused, "room of {room}");
+    }
+}
+
+/// Bytes that one page takes in all layers.
+fn engine_page_bytes() -> usize {
+    let engine = tiny();
+    let mut cache = engine.cache(1).unwrap();
+    crate::support::run(&engine, &mut cache, &[1]);
+    cache.bytes()
 }

@@ -127,7 +127,7 @@ proptest! {
 fn pages(shape: KvShape, k: &[f32], v: &[f32]) -> Vec<Arc<KvPage>> {
     let width = shape.kv_heads * shape.head_dim;
     let page = |(k, v): (&[f32], &[f32])| {
-        let mut page = KvPage::new(shape).unwrap();
+        let mut page = KvPage::new(shape).expect("memory for a small page");
         k.chunks(width).zip(v.chunks(width)).enumerate().for_each(|(slot, (k, v))| page.write(slot, k, v));
         Arc::new(page)
     };

@@ -135,6 +135,7 @@ fn events<F: Form>(piece: &Piece, generation: &Generation, envelope: &Envelope, 
 fn usage_json(usage: Usage) -> Value {
     json!({
         "prompt_tokens": usage.prompt,
+        "prompt_tokens_details": { "cached_tokens": usage.reused },
         "completion_tokens": usage.completion,
         "total_tokens": usage.prompt + usage.completion,
     })

@@ -7,6 +7,7 @@ use super::{
     sampling::{Wishes, wishes},
 };
 use crate::{
+    access,
     app::App,
     error::ApiError,
     generation::{Chosen, Finish, Job},
@@ -52,7 +53,18 @@ fn read(app: &App, headers: &HeaderMap, body: &Bytes) -> Result<(Job, Wishes, bo
     let wanted = wanted.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
     let max_tokens = prompt::fit(app, &prompt, wanted, "messages")?;
     let top_logprobs = usize::try_from(top).unwrap_or(0);
-    Ok((Job { prompt, sampling: wishes.sampling.clone(), max_tokens, stop: wishes.stop.clone(), top_logprobs }, wishes, logprobs))
+    Ok((
+        Job {
+            prompt,
+            sampling: wishes.sampling.clone(),
+            max_tokens,
+            stop: wishes.stop.clone(),
+            top_logprobs,
+            owner: access::owner(headers),
+        },
+        wishes,
+        logprobs,
+    ))
 }
 
 fn messages(value: Option<Value>) -> Result<Vec<Message>, ApiError> {

@@ -8,6 +8,7 @@ use super::{
     tokens::{ids, token_text},
 };
 use crate::{
+    access,
     app::App,
     error::ApiError,
     generation::{Chosen, Finish, Job},
@@ -39,7 +40,14 @@ fn read(app: &App, headers: &HeaderMap, body: &Bytes) -> Result<(Job, Wishes, bo
     let prompt = prompt(app, fields.take("prompt"))?;
     let max_tokens = prompt::fit(app, &prompt, Some(usize::try_from(wanted).unwrap_or(usize::MAX)), "prompt")?;
     let top_logprobs = usize::try_from(logprobs.unwrap_or(0)).unwrap_or(0);
-    let job = Job { prompt, sampling: wishes.sampling.clone(), max_tokens, stop: wishes.stop.clone(), top_logprobs };
+    let job = Job {
+        prompt,
+        sampling: wishes.sampling.clone(),
+        max_tokens,
+        stop: wishes.stop.clone(),
+        top_logprobs,
+        owner: access::owner(headers),
+    };
     Ok((job, wishes, logprobs.is_some()))
 }
 

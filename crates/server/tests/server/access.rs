@@ -32,6 +32,28 @@ fn a_key_opens_the_door_until_it_is_revoked() {
 }
 
 #[test]
+fn what_was_computed_serves_the_same_key_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keys.db");
+    let ring = KeyRing::open(&path).unwrap();
+    let (alice, bob) = (ring.add("alice").unwrap(), ring.add("bob").unwrap());
+    let host = host_with(|config| config.access = Access::Keys(path.clone()));
+    let ask = |key: &str| {
+        let request = agent().post(host.url("/v1/chat/completions")).header("authorization", format!("Bearer {key}"));
+        let answer = reply(request.header("content-type", "application/json").send(chat_body(json!({})).to_string())).json();
+        let usage = &answer["usage"];
+        let cached = usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+        (usage["prompt_tokens"].as_u64().unwrap() - cached, cached > 0, crate::harness::content(&answer).to_owned())
+    };
+    let (_, cached, text) = ask(&alice);
+    assert!(!cached);
+    assert_eq!(ask(&alice), (1, true, text.clone()));
+    let (_, cached, other) = ask(&bob);
+    assert_eq!((cached, other), (false, text));
+    assert_eq!(ask(&bob).0, 1);
+}
+
+#[test]
 fn a_missing_folder_for_keys_is_an_error_at_the_start() {
     let mut config = crate::harness::config();
     config.access = Access::Keys("/nonexistent/keys.db".into());

@@ -55,6 +55,7 @@ pub(crate) fn config() -> Config {
         access: Access::DangerouslyOpen,
         slots: 4,
         queue: 16,
+        kept_prefixes: 64 << 20,
         limits: Limits::default(),
     }
 }
