@@ -7,7 +7,7 @@ use coffer_assess::certify::{self, Comparison};
 use coffer_checkpoint::{ReadError, TensorId, TensorIndex, TensorSource};
 use coffer_engine::{Engine, LoadOptions};
 use coffer_evidence::Certificate;
-use coffer_kernels::Isa;
+use coffer_kernels::{Isa, KvFormat};
 use coffer_store::Model;
 use std::{ops::Range, path::PathBuf, sync::Arc};
 
@@ -20,7 +20,10 @@ fn scribe() -> Model {
 }
 
 fn check(model: &Model, certificate: &Certificate, isa: Isa, threads: usize) -> Comparison {
-    let load = LoadOptions { isa, threads, context: None, kv_format: coffer_kernels::KvFormat::default() };
+    check_with(model, certificate, LoadOptions { isa, threads, context: None, kv_format: KvFormat::F16 })
+}
+
+fn check_with(model: &Model, certificate: &Certificate, load: LoadOptions) -> Comparison {
     let engine = Engine::load(&model.config, &*model.weights, load, &mut |_, _| {}).unwrap();
     certify::check(certificate, "scribe-8m", model, &engine, &mut |_, _| {}).unwrap()
 }
@@ -52,7 +55,7 @@ fn this_machine_computes_the_golden_bits() {
 #[test]
 fn a_certificate_made_here_is_the_golden_one() {
     let model = scribe();
-    let load = LoadOptions { isa: fastest(), threads: 2, context: None, kv_format: coffer_kernels::KvFormat::default() };
+    let load = LoadOptions { isa: fastest(), threads: 2, context: None, kv_format: KvFormat::F16 };
     let engine = Engine::load(&model.config, &*model.weights, load, &mut |_, _| {}).unwrap();
     let made = certify::certify("scribe-8m", &model, &engine, &mut |_, _| {}).unwrap();
     assert!(made == golden(), "the suite, the model or its bits are others; see the top of this file");
@@ -115,6 +118,14 @@ fn another_merge_of_the_tokenizer_is_named() {
     let found = check(&model, &short(golden()), fastest(), 2);
     assert!(found.answers.is_empty());
     assert!(found.parts.iter().all(|p| p.part == "tokenizer") && !found.parts.is_empty(), "{found:?}");
+}
+
+#[test]
+fn another_format_of_the_cache_is_said_and_nothing_is_run() {
+    let load = LoadOptions { isa: fastest(), threads: 2, context: None, kv_format: KvFormat::Q8_0 };
+    let found = check_with(&scribe(), &golden(), load);
+    let [part] = &found.parts[..] else { panic!("{found:?}") };
+    assert_eq!((found.cases, part.part, part.detail.as_str()), (0, "kv_format", "f16 in the certificate, q8_0 here"));
 }
 
 #[test]
