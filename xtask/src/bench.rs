@@ -8,7 +8,7 @@ mod sealed;
 
 use crate::peers::Peers;
 use anyhow::{Context, Result};
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 /// What to measure.
 #[derive(clap::Args)]
@@ -68,24 +68,40 @@ impl Row {
 /// Measures and prints.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let peers = Peers::new()?;
-    let rows = match args.name {
-        Name::Engine => engine::rows(&peers, args.repeat)?,
-        Name::Quantize => commands::quantize(&peers, args.repeat)?,
-        Name::Seal => seal::rows(&peers, args.repeat)?,
+    let mut rows = Vec::new();
+    if !args.json {
+        println!("{:WIDTH$}  {:>10}  {:>10}  {:6}  {:>6}", "", "ours", "peer", "", "ratio");
+    }
+    // Each line as soon as it is measured: a whole table takes minutes.
+    let mut row = |row: Row| {
+        if !args.json {
+            println!("{row}");
+        }
+        rows.push(row);
     };
+    match args.name {
+        Name::Engine => engine::rows(&peers, args.repeat, &mut row)?,
+        Name::Quantize => commands::quantize(&peers, args.repeat)?.into_iter().for_each(row),
+        Name::Seal => seal::rows(&peers, args.repeat)?.into_iter().for_each(row),
+    }
     if args.json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
-        return Ok(());
+    } else {
+        println!("ratio above 1: ours is better; median of {} alternating runs", args.repeat);
     }
-    let width = rows.iter().map(|r| r.name.len()).max().unwrap_or(0).max(8);
-    println!("{:width$}  {:>10}  {:>10}  {:6}  {:>6}", "", "ours", "peer", "", "ratio");
-    for r in &rows {
-        let aim =
-            r.aim.map(|aim| format!("  aim {aim:.2}x: {}", if r.ratio >= aim { "met" } else { "missed" })).unwrap_or_default();
-        println!("{:width$}  {:>10.2}  {:>10.2}  {:6}  {:>5.2}x{aim}", r.name, r.ours, r.peer, r.unit, r.ratio);
-    }
-    println!("ratio above 1: ours is better; median of {} alternating runs", args.repeat);
     Ok(())
+}
+
+/// Of a row's name.
+const WIDTH: usize = 44;
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, ours, peer, unit, ratio, aim } = self;
+        write!(f, "{name:WIDTH$}  {ours:>10.2}  {peer:>10.2}  {unit:6}  {ratio:>5.2}x")?;
+        let Some(aim) = aim else { return Ok(()) };
+        write!(f, "  aim {aim:.2}x: {}", if ratio >= aim { "met" } else { "missed" })
+    }
 }
 
 /// Median of each side over `repeat` alternating measurements.

@@ -1,6 +1,6 @@
 //! Whole commands beside their peers' commands, by wall clock.
 
-use super::{Row, alternate, synthetic};
+use super::{Row, alternate, engine::quantized, synthetic};
 use crate::peers::{Peers, run};
 use anyhow::{Context, Result};
 use std::{path::Path, process::Command, time::Instant};
@@ -8,10 +8,7 @@ use std::{path::Path, process::Command, time::Instant};
 /// bf16 to each type beside llama-quantize.
 pub(crate) fn quantize(peers: &Peers, repeat: usize) -> Result<Vec<Row>> {
     let Some(model) = synthetic(peers)? else { return Ok(Vec::new()) };
-    let bf16 = peers.cache().join("synthetic-1b-BF16.gguf");
-    if !bf16.exists() {
-        run(peers.coffer("convert")?.arg(&model).args(["--to", "gguf", "-o"]).arg(&bf16))?;
-    }
+    let bf16 = quantized(peers, &model, "BF16")?;
     let folder = tempfile::tempdir_in(peers.cache())?;
     let (out, theirs) = (folder.path().join("ours.gguf"), folder.path().join("theirs.gguf"));
     let llama = peers.llama("llama-quantize")?;
