@@ -15,7 +15,7 @@ const LOGIT_TOLERANCE: f32 = 2e-3;
 /// Largest relative difference of perplexity from llama.cpp's.
 const PERPLEXITY_TOLERANCE: f64 = 0.005;
 /// How often llama-perplexity is run until it prints its figure.
-const TRIES: usize = 5;
+const TRIES: usize = 10;
 const CHUNK: usize = 512;
 
 /// scribe-8m on 512 held-out tokens: the largest logit difference from transformers in float32.
@@ -50,7 +50,7 @@ pub(crate) fn perplexities(peers: &Peers, gguf: &Path, text: &Path, chunks: usiz
 }
 
 /// What llama-perplexity prints, on stdout or stderr, depending on the version. `None` if it ends well without: its log loses the last
-/// lines in one of some sixteen runs.
+/// lines in one of some sixteen runs, in more where the machine is busy.
 fn estimate(llama: &mut Command) -> Result<Option<f64>> {
     let out = llama.output()?;
     let printed = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
