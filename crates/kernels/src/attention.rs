@@ -234,10 +234,12 @@ impl Rows<'_> {
     #[inline(always)]
     fn attend<S: Simd>(&self, segment: usize, room: &mut Room, states: &mut [f32]) {
         let (state, width) = (self.state(), self.view.shape.kv.width());
-        let pages = &self.view.pages[segment * SEGMENT / PAGE..];
+        let attended = self.positions(0, segment).start..self.positions(self.len() - 1, segment).end;
+        let pages = attended.start / PAGE..attended.end.div_ceil(PAGE);
+        let page = |i: usize| &self.view.pages[segment * SEGMENT / PAGE + i];
         let Room { page: decoded, weights } = room;
-        for (i, page) in pages.iter().take(SEGMENT / PAGE).enumerate() {
-            let keys = page.keys::<S>(self.kv_head, decoded);
+        for i in pages.clone() {
+            let keys = page(i).keys::<S>(self.kv_head, decoded);
             for first in (0..self.len()).step_by(ROWS) {
                 let weights = &mut weights[first * SEGMENT + i * PAGE..];
                 match (self.len() - first).min(ROWS) {
@@ -257,8 +259,8 @@ impl Rows<'_> {
                 sums.copy_from_slice(&[max, sum]);
             }
         }
-        for (i, page) in pages.iter().take(SEGMENT / PAGE).enumerate() {
-            let values = page.values::<S>(self.kv_head, decoded);
+        for i in pages {
+            let values = page(i).values::<S>(self.kv_head, decoded);
             for first in (0..self.len()).step_by(ROWS) {
                 let (weights, states) = (&weights[first * SEGMENT..], &mut states[first * state..]);
                 match (self.len() - first).min(ROWS) {

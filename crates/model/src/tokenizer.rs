@@ -98,6 +98,12 @@ impl Tokenizer {
         self.inner.bpe.id_to_token(id)
     }
 
+    /// The token as answers show it: its bytes, or its name in the vocabulary if it stands for none.
+    pub fn token_text(&self, id: u32) -> String {
+        let bytes = self.token_bytes(id);
+        if bytes.is_empty() { self.token(id).unwrap_or_default() } else { String::from_utf8_lossy(&bytes).into_owned() }
+    }
+
     /// The id of a token as written in the vocabulary.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.bpe.token_to_id(token)

@@ -16,15 +16,16 @@ const PROMPT_ALONE: usize = 512;
 pub(super) struct Batch {
     engine: Arc<Engine>,
     sequences: Vec<Sequence>,
-    prefixes: Prefixes,
+    /// Absent where nothing is kept.
+    prefixes: Option<Prefixes>,
 }
 
 struct Sequence {
     request: Request,
     sampler: Sampler,
     cache: KvCache,
-    /// What has run: the tokens in the cache.
-    run: Vec<u32>,
+    /// What has run, if it is to be kept: the tokens in the cache.
+    run: Option<Vec<u32>>,
     /// What the next steps run: the rest of the prompt, or the last token made.
     pending: Vec<u32>,
     made: usize,
@@ -38,7 +39,7 @@ pub(super) fn refuse(mut request: Request, reason: &str) {
 
 impl Batch {
     pub(super) fn new(engine: Arc<Engine>, kept: usize) -> Self {
-        Self { engine, sequences: Vec::new(), prefixes: Prefixes::new(kept) }
+        Self { engine, sequences: Vec::new(), prefixes: (kept > 0).then(|| Prefixes::new(kept)) }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -52,11 +53,13 @@ impl Batch {
             Ok(_) if request.max_tokens == 0 => _ = tell(&mut request, Event::Done(FinishReason::Length)),
             Ok(cache) => {
                 let (mut run, sampler) = (std::mem::take(&mut request.prompt), Sampler::new(request.sampling.clone()));
-                let cache = self.prefixes.find(request.owner, &run, cache.capacity()).unwrap_or(cache);
+                let reused = self.prefixes.as_mut().and_then(|p| p.find(request.owner, &run, cache.capacity()));
+                let cache = reused.unwrap_or(cache);
                 if !cache.is_empty() && !tell(&mut request, Event::Reused(cache.len())) {
                     return;
                 }
                 let pending = run.split_off(cache.len());
+                let run = self.prefixes.is_some().then_some(run);
                 self.sequences.push(Sequence { request, sampler, cache, run, pending, made: 0, ended: false });
             }
         }
@@ -98,7 +101,9 @@ impl Batch {
         }
         // A prompt is kept as soon as it has run, since others may begin like it, and again with its answer.
         for sequence in self.sequences.iter().filter(|s| s.made == 1 || s.ended) {
-            self.prefixes.keep(sequence.request.owner, &sequence.run, &sequence.cache);
+            if let (Some(prefixes), Some(run)) = (&mut self.prefixes, &sequence.run) {
+                prefixes.keep(sequence.request.owner, run, &sequence.cache);
+            }
         }
         self.sequences.retain(|s| !s.ended);
     }
@@ -113,7 +118,10 @@ fn run(engine: &Engine, running: &mut [(&mut Sequence, usize)]) -> Result<(), En
     let logits = engine.forward(&mut spans.collect::<Vec<_>>())?;
     let mut rows = logits.chunks_exact(engine.config().vocab);
     for (sequence, tokens) in running {
-        sequence.run.extend(sequence.pending.drain(..*tokens));
+        if let Some(run) = &mut sequence.run {
+            run.extend_from_slice(&sequence.pending[..*tokens]);
+        }
+        sequence.pending.drain(..*tokens);
         if sequence.pending.is_empty() {
             rows.next().into_iter().for_each(|row| sequence.extend(row));
         }

@@ -37,7 +37,7 @@ impl Prefixes {
 
     /// Keeps what `cache` holds of `tokens`, and lets go of what was used longest ago where there is no room.
     pub(super) fn keep(&mut self, owner: Owner, tokens: &[u32], cache: &KvCache) {
-        if self.room == 0 || self.kept.iter().any(|k| k.owner == owner && k.tokens.starts_with(tokens)) {
+        if self.kept.iter().any(|k| k.owner == owner && k.tokens.starts_with(tokens)) {
             return;
         }
         self.kept.retain(|k| k.owner != owner || !tokens.starts_with(&k.tokens));

@@ -7,7 +7,6 @@ use super::{
     sampling::{Wishes, wishes},
 };
 use crate::{
-    access,
     app::App,
     error::ApiError,
     generation::{Chosen, Finish, Job},
@@ -53,18 +52,7 @@ fn read(app: &App, headers: &HeaderMap, body: &Bytes) -> Result<(Job, Wishes, bo
     let wanted = wanted.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
     let max_tokens = prompt::fit(app, &prompt, wanted, "messages")?;
     let top_logprobs = usize::try_from(top).unwrap_or(0);
-    Ok((
-        Job {
-            prompt,
-            sampling: wishes.sampling.clone(),
-            max_tokens,
-            stop: wishes.stop.clone(),
-            top_logprobs,
-            owner: access::owner(headers),
-        },
-        wishes,
-        logprobs,
-    ))
+    Ok((wishes.job(prompt, max_tokens, top_logprobs, headers), wishes, logprobs))
 }
 
 fn messages(value: Option<Value>) -> Result<Vec<Message>, ApiError> {
@@ -160,7 +148,7 @@ impl Chat {
 fn alternative(tokenizer: &Tokenizer, choice: Choice) -> Value {
     let bytes = tokenizer.token_bytes(choice.token);
     let bytes = (!bytes.is_empty()).then_some(bytes);
-    json!({"token": super::tokens::token_text(tokenizer, choice.token), "logprob": choice.logprob, "bytes": bytes})
+    json!({"token": tokenizer.token_text(choice.token), "logprob": choice.logprob, "bytes": bytes})
 }
 
 #[cfg(test)]

@@ -5,10 +5,9 @@ use super::{
     fields::{Fields, wrong},
     prompt,
     sampling::{Wishes, wishes},
-    tokens::{ids, token_text},
+    tokens::ids,
 };
 use crate::{
-    access,
     app::App,
     error::ApiError,
     generation::{Chosen, Finish, Job},
@@ -40,15 +39,7 @@ fn read(app: &App, headers: &HeaderMap, body: &Bytes) -> Result<(Job, Wishes, bo
     let prompt = prompt(app, fields.take("prompt"))?;
     let max_tokens = prompt::fit(app, &prompt, Some(usize::try_from(wanted).unwrap_or(usize::MAX)), "prompt")?;
     let top_logprobs = usize::try_from(logprobs.unwrap_or(0)).unwrap_or(0);
-    let job = Job {
-        prompt,
-        sampling: wishes.sampling.clone(),
-        max_tokens,
-        stop: wishes.stop.clone(),
-        top_logprobs,
-        owner: access::owner(headers),
-    };
-    Ok((job, wishes, logprobs.is_some()))
+    Ok((wishes.job(prompt, max_tokens, top_logprobs, headers), wishes, logprobs.is_some()))
 }
 
 /// A string, a list of token ids, or a list of one of these. An empty text becomes the token that starts a text.
@@ -107,7 +98,7 @@ impl Completion {
 
     fn logprobs(&mut self, tokens: &[Chosen]) -> Value {
         let tokenizer = &self.app.model.tokenizer;
-        let text = |id| token_text(tokenizer, id);
+        let text = |id| tokenizer.token_text(id);
         let top = |t: &Chosen| -> Map<String, Value> { t.top.iter().map(|c| (text(c.token), json!(c.logprob))).collect() };
         let names: Vec<String> = tokens.iter().map(|t| text(t.choice.token)).collect();
         let offsets: Vec<usize> = names

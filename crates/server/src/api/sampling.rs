@@ -1,8 +1,8 @@
 //! The parameters that chat and completions share.
 
 use super::fields::{Fields, wrong};
-use crate::{app::App, error::ApiError};
-use axum::http::StatusCode;
+use crate::{access, app::App, error::ApiError, generation::Job};
+use axum::http::{HeaderMap, StatusCode};
 use coffer_engine::SamplingParams;
 use serde_json::Value;
 
@@ -53,6 +53,14 @@ pub(crate) struct Wishes {
     pub(crate) stop: Vec<String>,
     pub(crate) stream: bool,
     pub(crate) include_usage: bool,
+}
+
+impl Wishes {
+    /// The work for an answer to `prompt`, on behalf of whoever sent `headers`.
+    pub(crate) fn job(&self, prompt: Vec<u32>, max_tokens: usize, top_logprobs: usize, headers: &HeaderMap) -> Job {
+        let (sampling, stop) = (self.sampling.clone(), self.stop.clone());
+        Job { prompt, sampling, max_tokens, stop, top_logprobs, owner: access::owner(headers) }
+    }
 }
 
 /// Reads the shared parameters and refuses those that would be ignored at the answer's cost.

@@ -14,7 +14,6 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
-use coffer_model::Tokenizer;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -46,13 +45,4 @@ pub(crate) fn ids(list: &[Value], param: &str) -> Result<Vec<u32>, ApiError> {
         id.ok_or_else(|| wrong(&format!("{param}[{i}]"), "a token id", v))
     };
     list.iter().enumerate().map(id).collect()
-}
-
-/// A token as text: its bytes, or its name if it stands for none.
-pub(crate) fn token_text(tokenizer: &Tokenizer, id: u32) -> String {
-    let bytes = tokenizer.token_bytes(id);
-    if bytes.is_empty() {
-        return tokenizer.token(id).unwrap_or_default();
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
