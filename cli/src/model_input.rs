@@ -8,8 +8,10 @@ use crate::{
     signatures::DemandedOfOne,
 };
 use anyhow::{Context, Result};
+use coffer_checkpoint::TensorSource;
 use coffer_engine::{Engine, LoadOptions};
 use coffer_kernels::{Isa, KvFormat};
+use coffer_model::ModelConfig;
 use coffer_seal::{Identity, bundle::Bundle};
 use coffer_store::Model;
 use std::{
@@ -180,9 +182,14 @@ impl Compute {
 
     /// Loads `model` for running.
     pub(crate) fn load(self, model: &Model, style: Style) -> Result<Engine> {
+        self.load_weights(&model.config, model.weights.as_ref(), style)
+    }
+
+    /// Loads `weights` of a model of that shape.
+    pub(crate) fn load_weights(self, config: &ModelConfig, weights: &dyn TensorSource, style: Style) -> Result<Engine> {
         let options = self.options()?;
         let mut progress = Progress::bytes(style, "loading");
-        Ok(Engine::load(&model.config, model.weights.as_ref(), options, &mut |done, total| progress.update(done, total))?)
+        Ok(Engine::load(config, weights, options, &mut |done, total| progress.update(done, total))?)
     }
 }
 

@@ -16,7 +16,7 @@ use std::{
 
 /// What a build without the feature `remote` says to a URL.
 #[cfg(not(feature = "remote"))]
-pub(crate) const ABSENT: &str = "this build has no remote stores: cargo install --path cli --features remote";
+pub(crate) const ABSENT: &str = "this build reaches no remote stores and no https: cargo install --path cli --features remote";
 
 /// Registers who opens URLs.
 pub(crate) fn register() {

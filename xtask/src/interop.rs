@@ -4,6 +4,7 @@ mod aarch64;
 mod clients;
 mod containers;
 mod datasets;
+mod endpoint;
 pub(crate) mod exec;
 mod families;
 mod keys;
@@ -66,6 +67,8 @@ const CHECKS: &[(&str, Check)] = &[
     ("no-plaintext-at-rest", plaintext::search),
     ("model-signing-agrees", signatures::model_signing_agrees),
     ("scan-corpus", scan::corpus),
+    ("endpoint-of-ours", endpoint::our_server),
+    ("endpoint-llama-server", endpoint::llama_server),
     ("openai-python", clients::openai_python),
     ("openai-node", clients::openai_node),
     ("ehbp-node-wiretapped", clients::ehbp_node_wiretapped),

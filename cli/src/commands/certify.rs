@@ -82,7 +82,7 @@ impl Args {
     }
 
     fn check(&self, path: &Path) -> Result<()> {
-        let certificate = Certificate::parse(&read_bounded(path)?).with_context(|| format!("{}: not usable", path.display()))?;
+        let certificate = read_certificate(path)?;
         let model = self.model.open()?;
         let engine = self.compute.load(&model, self.progress)?;
         let mut progress = Progress::steps(self.progress, "checking");
@@ -125,9 +125,10 @@ fn place(difference: &CaseDifference) -> String {
     text
 }
 
-fn read_bounded(path: &Path) -> Result<Vec<u8>> {
+/// Reads a certificate, bounded.
+pub(crate) fn read_certificate(path: &Path) -> Result<Certificate> {
     let named = || path.display().to_string();
     let mut bytes = Vec::new();
     File::open(path).with_context(named)?.take(MAX_LEN as u64 + 1).read_to_end(&mut bytes).with_context(named)?;
-    Ok(bytes)
+    Certificate::parse(&bytes).with_context(|| format!("{}: not usable", path.display()))
 }

@@ -1,5 +1,7 @@
 //! `coffer eval`: how well a model predicts a text, how far it is from a reference, how fast it runs.
 
+mod endpoint;
+
 use crate::{
     exit::Usage,
     model_input::{Compute, ModelArgs},
@@ -18,14 +20,17 @@ use std::{
     sync::Arc,
 };
 
-/// Measure a model: perplexity on a text, divergence from a reference (--against), speed and memory (--speed).
+/// Measure a model: perplexity on a text, divergence from a reference (--against), speed and memory (--speed); or find out whether a
+/// server runs it (--endpoint).
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     compute: Compute,
-    /// Text to predict, plain or sealed
+    #[command(flatten)]
+    endpoint: endpoint::EndpointArgs,
+    /// Text to predict, or to ask an endpoint about; plain or sealed
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
     /// Reference to measure the divergence from
@@ -76,6 +81,9 @@ struct DivergenceFigures {
 /// Measures and prints.
 pub(crate) fn run(args: Args) -> Result<()> {
     let model = args.open()?;
+    if let Some(url) = args.endpoint.url() {
+        return endpoint::run(&args, &model, url);
+    }
     if args.speed {
         let resources =
             resources::measure(&args.model.path.display().to_string(), &model, args.compute.options()?, SpeedOptions::default())?;
@@ -107,7 +115,7 @@ impl Args {
     }
 
     fn fidelity(&self, model: &Model) -> Result<Fidelity> {
-        let text = self.text.as_ref().ok_or_else(|| Usage("eval needs a --text, or --speed".to_owned()))?;
+        let text = self.text.as_ref().ok_or_else(|| Usage("eval needs a --text, an --endpoint, or --speed".to_owned()))?;
         let tokenizer = model.tokenizer.as_ref().ok_or_else(|| Usage(format!("{}: no tokenizer", self.model.path.display())))?;
         let text = self.model.identities.read_text(text)?;
         let mut tokens = tokenizer.encode(&text, true)?;

@@ -16,6 +16,7 @@ use coffer_evidence::{
 };
 use coffer_store::Model;
 use suite::Question;
+pub(crate) use suite::questions;
 
 /// Tokens that follow each question.
 const CONTINUED: usize = 24;

@@ -34,6 +34,28 @@ pub enum AssessError {
         /// The model.
         model: String,
     },
+    /// A conversation needs a template.
+    #[error("{model} has no chat template or no tokenizer; ask it for completions")]
+    NoTemplate {
+        /// The model.
+        model: String,
+    },
+    /// The chat template refuses a question.
+    #[error("{model}: {why}")]
+    Template {
+        /// The model.
+        model: String,
+        /// What it says.
+        why: String,
+    },
+    /// More questions than there are.
+    #[error("{wanted} questions, where 1 to {most} can be asked: ask fewer or give a longer text")]
+    Questions {
+        /// How many were asked for.
+        wanted: usize,
+        /// How many there are.
+        most: usize,
+    },
     /// Two models read the same text as different tokens.
     #[error(
         "{variant} and {reference} turn the same text into different tokens (first at token {at}); only models with one tokenizer can be compared"

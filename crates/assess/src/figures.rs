@@ -54,7 +54,7 @@ impl From<&coffer_scan::Report> for Scan {
 }
 
 /// A measured value with its standard error where sampling leaves one.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Reading {
     /// Value in the figure's unit.
     pub value: f64,

@@ -4,6 +4,7 @@
 
 pub mod assessment;
 pub mod certify;
+pub mod endpoint;
 pub mod error;
 pub mod exhibits;
 pub mod fidelity;

@@ -60,6 +60,11 @@ impl TensorIndex {
         }
         Ok(Self { tensors, by_name })
     }
+    /// The same tensors in other types.
+    pub fn with_types(&self, dtype: impl Fn(&TensorInfo) -> DType) -> Self {
+        let retyped = |t: &TensorInfo| TensorInfo { dtype: dtype(t), ..t.clone() };
+        Self { tensors: self.tensors.iter().map(retyped).collect(), by_name: self.by_name.clone() }
+    }
     /// The tensor called `name`.
     pub fn find(&self, name: &str) -> Option<TensorId> {
         self.by_name.get(name).copied()

@@ -125,13 +125,8 @@ impl Adapted {
                 return Err(adapter.refuse(name, format!("the adapter changes {wanted:?}, the base model has {shape:?}")));
             }
         }
-        let changed = |t: &TensorInfo| match adapter.changes.contains_key(&t.name) {
-            true => TensorInfo { dtype: DType::F32, ..t.clone() },
-            false => t.clone(),
-        };
-        let tensors = base.index().iter().map(|(_, t)| changed(t)).collect();
-        let index =
-            TensorIndex::new(tensors).map_err(|twice| adapter.refuse(&twice, "the base model has it twice".to_owned()))?;
+        let changed = |t: &TensorInfo| adapter.changes.contains_key(&t.name);
+        let index = base.index().with_types(|t| if changed(t) { DType::F32 } else { t.dtype });
         Ok(Self { base, adapter, index })
     }
 }
@@ -146,15 +141,11 @@ impl TensorSource for Adapted {
         let Some(change) = self.adapter.changes.get(&info.name) else {
             return self.base.read_rows(t, rows, out);
         };
-        let refused = |reason: String| ReadError::Refused { name: info.name.clone(), reason };
-        let mut values = rows::read(&*self.base, t, rows.clone()).map_err(|e| refused(e.to_string()))?;
-        change.add(self.adapter.scaling, rows.start as usize, &mut values);
-        let encoded = rows::encode_rows(self.index.get(t), rows.start, &values).map_err(|e| refused(e.to_string()))?;
-        if encoded.len() != out.len() {
-            return Err(refused(format!("{} bytes of room for {} bytes", out.len(), encoded.len())));
-        }
-        out.copy_from_slice(&encoded);
-        Ok(())
+        let made = rows::read(&*self.base, t, rows.clone()).and_then(|mut values| {
+            change.add(self.adapter.scaling, rows.start as usize, &mut values);
+            rows::encode_rows(self.index.get(t), rows.start, &values)
+        });
+        rows::fill(info, made, out)
     }
 }
 

@@ -1,15 +1,17 @@
 //! Quantization to GGUF's block formats, weights alone.
 
 mod mixture;
+mod rounded;
 
 pub use mixture::Scheme;
+pub use rounded::Rounded;
 
 use crate::{
     CompressError, Method, Plan, Progress, Summary, Task, driver,
     method::{Entry, Kind, Needs},
     rows,
 };
-use coffer_checkpoint::{TensorInfo, TensorSource};
+use coffer_checkpoint::{TensorIndex, TensorSource};
 use coffer_model::ModelConfig;
 use coffer_store::{Destination, Model, Target};
 use std::{ops::Range, sync::Arc};
@@ -69,6 +71,13 @@ impl Quantize {
         let QuantizeParams { scheme, requantize, .. } = *params;
         Self { source: model.weights.clone(), config: model.config.clone(), scheme, requantize }
     }
+
+    /// The tensors of the new model.
+    fn outputs(&self) -> TensorIndex {
+        let index = self.source.index();
+        let tied = index.find(mixture::HEAD).is_none();
+        index.with_types(|t| self.scheme.dtype_of(t, &self.config, tied))
+    }
 }
 
 impl Method for Quantize {
@@ -81,14 +90,7 @@ impl Method for Quantize {
         if let Some((_, t)) = index.iter().find(|(_, t)| t.dtype.is_quantized() && !self.requantize) {
             return Err(CompressError::Requantize { tensor: t.name.clone(), dtype: t.dtype });
         }
-        let tied = index.find(mixture::HEAD).is_none();
-        index
-            .iter()
-            .map(|(_, t)| {
-                let dtype = self.scheme.dtype_of(t, &self.config, tied);
-                rows::task_by_rows(TensorInfo { dtype, ..t.clone() }, 1)
-            })
-            .collect()
+        self.outputs().iter().map(|(_, t)| rows::task_by_rows(t.clone(), 1)).collect()
     }
 
     fn run(&self, task: &Task, rows: Range<u64>) -> Result<Vec<u8>, CompressError> {
@@ -104,7 +106,7 @@ impl Method for Quantize {
 mod tests {
     use super::*;
     use crate::testing::{MemorySource, f32_tensor, noise};
-    use coffer_checkpoint::DType;
+    use coffer_checkpoint::{DType, TensorInfo};
 
     const UP: &str = "model.layers.0.mlp.up_proj.weight";
 

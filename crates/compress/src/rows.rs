@@ -1,7 +1,7 @@
 //! Rows of tensors as real numbers, and back.
 
 use crate::{CompressError, encode, encode::EncodeError, method::Task};
-use coffer_checkpoint::{TensorId, TensorInfo, TensorSource, blocks};
+use coffer_checkpoint::{ReadError, TensorId, TensorInfo, TensorSource, blocks};
 use std::ops::Range;
 
 /// Weights that are worth one piece of work: their `f32` values fit a second-level cache.
@@ -47,6 +47,17 @@ pub(crate) fn encode_rows(output: &TensorInfo, first_row: u64, values: &[f32]) -
     let mut out = vec![0; values.len() / dtype.block_len() * dtype.block_bytes()];
     encode::encode(dtype, values, &mut out).map_err(|e| in_row(output, first_row, e))?;
     Ok(out)
+}
+
+/// Puts what was `made` of tensor `info` into the room that its reader has.
+pub(crate) fn fill(info: &TensorInfo, made: Result<Vec<u8>, CompressError>, out: &mut [u8]) -> Result<(), ReadError> {
+    let refused = |reason: String| ReadError::Refused { name: info.name.clone(), reason };
+    let made = made.map_err(|e| refused(e.to_string()))?;
+    if made.len() != out.len() {
+        return Err(refused(format!("{} bytes of room for {} bytes", out.len(), made.len())));
+    }
+    out.copy_from_slice(&made);
+    Ok(())
 }
 
 /// Turns a position among all values into a row and a position in it.

@@ -84,6 +84,13 @@ pub fn top(logits: &[f32], n: usize) -> Vec<Choice> {
     ids.into_iter().map(|id| choice(&row, id)).collect()
 }
 
+/// Log probabilities of `tokens` by one row of logits: those that [`top`] gives. −∞ for a token outside the row.
+pub fn log_probabilities_of(logits: &[f32], tokens: &[u32]) -> Vec<f32> {
+    let mut row = cleaned(logits);
+    log_probabilities(&mut row);
+    tokens.iter().map(|&token| row.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY)).collect()
+}
+
 fn cleaned(logits: &[f32]) -> Vec<f32> {
     logits.iter().map(|&x| if x.is_nan() { f32::MIN } else { x.clamp(f32::MIN, f32::MAX) }).collect()
 }

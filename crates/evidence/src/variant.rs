@@ -37,6 +37,13 @@ impl Variant<'_> {
     }
 }
 
+impl VariantDigest {
+    /// What Coffer's server gives as `system_fingerprint`: `fp_` and 16 hex digits.
+    pub fn fingerprint(&self) -> String {
+        format!("fp_{}", hex::encode(&self.0[..8]))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

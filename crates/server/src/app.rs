@@ -33,7 +33,7 @@ impl App {
     pub(crate) async fn new(config: Config) -> Result<Arc<Self>, KeyError> {
         let gate = Gate::new(&config.access).await?;
         let scheduler = Scheduler::start(Arc::clone(&config.model.engine), config.slots, config.queue, config.kept_prefixes);
-        let fingerprint = config.model.variant.map(|digest| format!("fp_{}", hex::encode(&digest.0[..8])));
+        let fingerprint = config.model.variant.map(|digest| digest.fingerprint());
         Ok(Arc::new(Self {
             longest_token: longest_token(&config.model.tokenizer),
             fingerprint,

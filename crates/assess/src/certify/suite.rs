@@ -13,16 +13,16 @@ const PROSE: &str = "The keeper of the light had not slept since the storm began
 const SIGNS: &str = "fn main() {\n\tlet x = 3.14e-7; // naïve façade, 東京 – Ελλάδα, привет, שלום\r\n}\n\n  {\"a\": [1, 22, 333]} ½ µ 👩‍👩‍👧 #!/bin/sh";
 
 /// Token ids to run.
-pub(super) struct Question {
-    pub(super) name: &'static str,
+pub(crate) struct Question {
+    pub(crate) name: &'static str,
     /// The text that they were made from.
-    pub(super) text: Option<&'static str>,
-    pub(super) tokens: Vec<u32>,
+    pub(crate) text: Option<&'static str>,
+    pub(crate) tokens: Vec<u32>,
 }
 
 /// The questions that fit into `context`: two texts and a conversation if the model can read, ids that cover the
 /// vocabulary, and a long sequence.
-pub(super) fn questions(name: &str, model: &Model, context: usize) -> Result<Vec<Question>, AssessError> {
+pub(crate) fn questions(name: &str, model: &Model, context: usize) -> Result<Vec<Question>, AssessError> {
     let longest = LONGEST.min(context);
     let mut questions = Vec::new();
     let mut ask = |name, text, mut tokens: Vec<u32>| {

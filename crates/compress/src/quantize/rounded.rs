@@ -1,0 +1,32 @@
+//! A model as it would be after quantization, without a file.
+
+use super::{Quantize, QuantizeParams, Scheme};
+use crate::{Method, rows};
+use coffer_checkpoint::{ReadError, TensorId, TensorIndex, TensorSource};
+use coffer_store::Model;
+use std::ops::Range;
+
+/// The weights that [`quantize`](super::quantize) would write, each made when it is read. A quantized source is rounded again.
+pub struct Rounded {
+    method: Quantize,
+    index: TensorIndex,
+}
+
+impl Rounded {
+    /// Rounds `model` to `scheme`.
+    pub fn new(model: &Model, scheme: Scheme) -> Self {
+        let method = Quantize::of(model, &QuantizeParams { scheme, requantize: true, threads: 1 });
+        Self { index: method.outputs(), method }
+    }
+}
+
+impl TensorSource for Rounded {
+    fn index(&self) -> &TensorIndex {
+        &self.index
+    }
+
+    fn read_rows(&self, t: TensorId, rows: Range<u64>, out: &mut [u8]) -> Result<(), ReadError> {
+        let info = self.index.get(t);
+        rows::fill(info, rows::task_by_rows(info.clone(), 1).and_then(|task| self.method.run(&task, rows)), out)
+    }
+}
