@@ -20,17 +20,18 @@ pub(super) trait Superblock {
     /// `block` must point to a readable panel block, here and below.
     unsafe fn scales<S: Simd>(block: *const u8, w: usize) -> S::I;
     /// Byte `i` of scales.
-    fn scale<S: Simd>(scales: S::I, i: usize) -> S::I;
+    fn scale<S: Simd>(scales: S::I, i: u32) -> S::I;
     /// Four vectors of two minima each as 16-bit halves, those of sub-blocks (0, 2), (1, 3), (4, 6), (5, 7).
     ///
     /// # Safety
     /// As `scales`.
     unsafe fn minima<S: Simd>(block: *const u8) -> [S::I; 4];
-    /// The unsigned codes of columns 4v.. of sub-block `s`.
+    /// The unsigned codes of columns 4v.. of sub-block `N` of the eight that begin with sub-block 8 · `eight`. `N` is a constant so that
+    /// shifts are by constants.
     ///
     /// # Safety
     /// As `scales`.
-    unsafe fn codes<S: Simd>(block: *const u8, s: usize, v: usize) -> S::I;
+    unsafe fn codes<S: Simd, const N: usize>(block: *const u8, eight: usize, v: usize) -> S::I;
 }
 
 /// Q4_K.
@@ -81,8 +82,8 @@ impl Superblock for Q4 {
         unsafe { six_bits::<S>(block.add(64 * 32), w) }
     }
     #[inline(always)]
-    fn scale<S: Simd>(scales: S::I, i: usize) -> S::I {
-        S::and(S::shr(scales, 8 * i as u32), S::splat_i(0xff))
+    fn scale<S: Simd>(scales: S::I, i: u32) -> S::I {
+        S::and(S::shr(scales, 8 * i), S::splat_i(0xff))
     }
     #[inline(always)]
     unsafe fn minima<S: Simd>(block: *const u8) -> [S::I; 4] {
@@ -90,10 +91,10 @@ impl Superblock for Q4 {
         unsafe { six_bit_minima::<S>(block.add(64 * 32)) }
     }
     #[inline(always)]
-    unsafe fn codes<S: Simd>(block: *const u8, s: usize, v: usize) -> S::I {
-        // SAFETY: s < 8, v < 8.
-        let word = unsafe { S::load_i(block.add(64 * (s / 2 * 8 + v))) };
-        S::and(S::shr(word, 4 * (s as u32 % 2)), S::splat_i(0x0f0f_0f0f))
+    unsafe fn codes<S: Simd, const N: usize>(block: *const u8, _: usize, v: usize) -> S::I {
+        // SAFETY: N < 8, v < 8.
+        let word = unsafe { S::load_i(block.add(64 * (N / 2 * 8 + v))) };
+        S::and(S::shr(word, 4 * (N as u32 % 2)), S::splat_i(0x0f0f_0f0f))
     }
 }
 
@@ -108,8 +109,8 @@ impl Superblock for Q5 {
         unsafe { six_bits::<S>(block.add(64 * 40), w) }
     }
     #[inline(always)]
-    fn scale<S: Simd>(scales: S::I, i: usize) -> S::I {
-        S::and(S::shr(scales, 8 * i as u32), S::splat_i(0xff))
+    fn scale<S: Simd>(scales: S::I, i: u32) -> S::I {
+        S::and(S::shr(scales, 8 * i), S::splat_i(0xff))
     }
     #[inline(always)]
     unsafe fn minima<S: Simd>(block: *const u8) -> [S::I; 4] {
@@ -117,10 +118,10 @@ impl Superblock for Q5 {
         unsafe { six_bit_minima::<S>(block.add(64 * 40)) }
     }
     #[inline(always)]
-    unsafe fn codes<S: Simd>(block: *const u8, s: usize, v: usize) -> S::I {
-        // SAFETY: s < 8, v < 8; eight words of high bits follow the 32 of low ones.
-        let (low, bits) = unsafe { (Q4::codes::<S>(block, s, v), S::load_i(block.add(64 * (32 + v)))) };
-        S::or(low, fifth::<S>(bits, s as u32))
+    unsafe fn codes<S: Simd, const N: usize>(block: *const u8, eight: usize, v: usize) -> S::I {
+        // SAFETY: N < 8, v < 8; eight words of high bits follow the 32 of low ones.
+        let (low, bits) = unsafe { (Q4::codes::<S, N>(block, eight, v), S::load_i(block.add(64 * (32 + v)))) };
+        S::or(low, fifth::<S>(bits, N as u32))
     }
 }
 
@@ -135,17 +136,17 @@ impl Superblock for Q6 {
         unsafe { S::load_i(block.add(64 * (48 + w))) }
     }
     #[inline(always)]
-    fn scale<S: Simd>(scales: S::I, i: usize) -> S::I {
-        S::sar(S::shl(scales, 24 - 8 * i as u32), 24)
+    fn scale<S: Simd>(scales: S::I, i: u32) -> S::I {
+        S::sar(S::shl(scales, 24 - 8 * i), 24)
     }
     #[inline(always)]
     unsafe fn minima<S: Simd>(_: *const u8) -> [S::I; 4] {
         [S::splat_i(0); 4]
     }
     #[inline(always)]
-    unsafe fn codes<S: Simd>(block: *const u8, s: usize, v: usize) -> S::I {
+    unsafe fn codes<S: Simd, const N: usize>(block: *const u8, half: usize, v: usize) -> S::I {
         // Of each half, 128 columns: four groups of 32, of two sub-blocks each.
-        let (half, group, v) = (s / 8, s % 8 / 2, s % 2 * 4 + v);
+        let (group, v) = (N / 2, N % 2 * 4 + v);
         // SAFETY: half < 2, group < 4, v < 8.
         let (low, bits) = unsafe {
             (S::load_i(block.add(64 * (half * 16 + group % 2 * 8 + v))), S::load_i(block.add(64 * (32 + half * 8 + v))))
@@ -208,35 +209,32 @@ unsafe fn integers<S: Simd, B: Superblock, const T: usize>(
     tokens: &[Token; T],
 ) -> [[S::I; T]; PANELS] {
     let mut sums = [[S::splat_i(0); T]; PANELS];
-    for w in 0..64 / B::COLS {
-        // SAFETY: the caller's promise, here and below.
-        let scales = unsafe { [B::scales::<S>(at[0], w), B::scales::<S>(at[1], w)] };
-        for i in 0..4 {
-            // SAFETY: the fourth sub-block of the last word of scales ends at column 256.
-            let dots = unsafe { sub_block::<S, B, T>(at, b, 4 * w + i, tokens) };
-            for p in 0..PANELS {
-                let scale = B::scale::<S>(scales[p], i);
-                for t in 0..T {
-                    sums[p][t] = S::add_i(sums[p][t], S::mul_i(scale, dots[p][t]));
-                }
-            }
+    for eight in 0..32 / B::COLS {
+        macro_rules! add {
+            ($($n:literal)*) => {$(
+                // SAFETY: the caller's promise; the last of the last eight sub-blocks ends at column 256.
+                unsafe { sub_block::<S, B, T, $n>(at, b, eight, tokens, &mut sums) };
+            )*};
         }
+        add!(0 1 2 3 4 5 6 7);
     }
     sums
 }
 
-/// The integer products of sub-block `s`. Asks for its share of the next block: columns do not lie in order, so that the
-/// machine cannot guess what comes next.
+/// Adds the integer products of sub-block 8 · `eight` + `N` times its scale. Asks for its share of the next block: columns do not lie in
+/// order, so that the machine cannot guess what comes next.
 ///
 /// # Safety
 /// As [`integers`].
 #[inline(always)]
-unsafe fn sub_block<S: Simd, B: Superblock, const T: usize>(
+unsafe fn sub_block<S: Simd, B: Superblock, const T: usize, const N: usize>(
     at: [*const u8; PANELS],
     b: usize,
-    s: usize,
+    eight: usize,
     tokens: &[Token; T],
-) -> [[S::I; T]; PANELS] {
+    sums: &mut [[S::I; T]; PANELS],
+) {
+    let s = 8 * eight + N;
     let mut dots = [[S::splat_i(0); T]; PANELS];
     if !B::MIN {
         for t in 0..T {
@@ -250,7 +248,7 @@ unsafe fn sub_block<S: Simd, B: Superblock, const T: usize>(
             S::prefetch(at[p].wrapping_add(bytes::<B>() + (B::COLS / 4 * s + v) * (bytes::<B>() / 64)));
             // SAFETY: the caller's promise; a block has 256 codes.
             unsafe {
-                let codes = B::codes::<S>(at[p], s, v);
+                let codes = B::codes::<S, N>(at[p], eight, v);
                 for t in 0..T {
                     let word = tokens[t].codes.add(256 * b + B::COLS * s + 4 * v).cast::<i32>().read_unaligned();
                     dots[p][t] = S::dot4(dots[p][t], codes, word);
@@ -258,5 +256,11 @@ unsafe fn sub_block<S: Simd, B: Superblock, const T: usize>(
             }
         }
     }
-    dots
+    for p in 0..PANELS {
+        // SAFETY: the caller's promise.
+        let scale = B::scale::<S>(unsafe { B::scales::<S>(at[p], s / 4) }, N as u32 % 4);
+        for t in 0..T {
+            sums[p][t] = S::add_i(sums[p][t], S::mul_i(scale, dots[p][t]));
+        }
+    }
 }
