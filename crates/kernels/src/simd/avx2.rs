@@ -138,6 +138,6 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn prefetch(p: *const u8) {
         // SAFETY: a prefetch faults nowhere.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 }
