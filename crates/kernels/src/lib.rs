@@ -9,6 +9,7 @@ pub mod isa;
 pub mod kv;
 pub mod math;
 pub mod matrix;
+pub mod peak;
 
 mod activations;
 mod attention;

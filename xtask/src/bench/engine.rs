@@ -1,51 +1,170 @@
-//! Decode and prefill beside llama-bench, two threads each, same files.
+//! The engine beside llama.cpp: two threads each, same files.
 
-use super::{Row, alternate, synthetic};
+use super::{Row, THREADS, alternate, limits, llama, machine, ours, server, synthetic};
 use crate::peers::{Peers, output};
 use anyhow::{Context, Result};
-use coffer_engine::{Engine, LoadOptions, Span, Want};
+use coffer_checkpoint::TensorInfo;
 use coffer_kernels::Isa;
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    time::Instant,
 };
 
-const THREADS: usize = 2;
 const PREFILL: usize = 512;
 const DECODE: usize = 64;
-
 /// Positions before a decoded token, as far as SmolLM2's context goes.
 const DEPTHS: [usize; 3] = [1024, 4096, 8192 - DECODE - 1];
 
-/// SmolLM2 as it is published, also deep into its context, and the synthetic 1.1 B shape in four formats.
+/// A model under a name.
+struct Subject {
+    name: String,
+    gguf: PathBuf,
+}
+
+/// SmolLM2 as it is published, also deep into its context, and the synthetic 1.1 B shape in several formats; then whole commands and servers.
 pub(crate) fn rows(peers: &Peers, repeat: usize, row: &mut dyn FnMut(Row)) -> Result<()> {
-    let mut models = vec![("SmolLM2-135M Q4_1".to_owned(), peers.smollm2()?)];
+    let smol = Subject { name: "SmolLM2-135M Q4_1".to_owned(), gguf: peers.smollm2()? };
+    let mut large = Vec::new();
     if let Some(synthetic) = synthetic(peers)? {
         for kind in ["Q4_0", "Q8_0", "Q4_K_M"] {
-            models.push((format!("1.1 B {kind}"), quantized(peers, &synthetic, kind)?));
+            large.push(Subject { name: format!("1.1 B {kind}"), gguf: quantized(peers, &synthetic, kind)? });
         }
     }
-    for (name, gguf) in &models {
-        let engine = load(gguf)?;
-        let (ours, peer) = alternate(repeat, || ours_decode(&engine, 0), || llama_bench(peers, gguf, 0, DECODE, 0))?;
-        row(Row::rate(format!("{name}, decode {DECODE}"), ours, peer, "tok/s").aim(1.6));
-        let (ours, peer) = alternate(repeat, || ours_prefill(&engine), || llama_bench(peers, gguf, PREFILL, 0, 0))?;
-        row(Row::rate(format!("{name}, prefill {PREFILL}"), ours, peer, "tok/s").aim(2.2));
+    let (native, bench) = (Isa::detect()?, peers.llama("llama-bench")?);
+    let integers = limits::integers(native);
+    for subject in std::iter::once(&smol).chain(&large) {
+        subject.passes(repeat, native, &bench, [1.6, 2.2], Some(integers), row)?;
     }
-    let (name, gguf) = &models[0];
-    let engine = load(gguf)?;
-    for depth in DEPTHS {
-        let (ours, peer) = alternate(repeat, || ours_decode(&engine, depth), || llama_bench(peers, gguf, 0, DECODE, depth))?;
-        row(Row::rate(format!("{name}, decode {DECODE} after {depth}"), ours, peer, "tok/s"));
-    }
+    smol.depths(repeat, native, &bench, row)?;
     if let Some(synthetic) = synthetic(peers)? {
-        let gguf = quantized(peers, &synthetic, "BF16")?;
-        let engine = load(&gguf)?;
-        let (ours, peer) = alternate(repeat, || ours_prefill(&engine), || llama_bench(peers, &gguf, PREFILL, 0, 0))?;
-        row(Row::rate(format!("1.1 B BF16, prefill {PREFILL}"), ours, peer, "tok/s").aim(1.0));
+        let subject = Subject { name: "1.1 B BF16".to_owned(), gguf: quantized(peers, &synthetic, "BF16")? };
+        subject.prefill(repeat, native, &bench, 1.0, None, row)?;
+    }
+    for subject in &large {
+        subject.first_token(peers, repeat, row)?;
+    }
+    for subject in std::iter::once(&smol).chain(large.first()) {
+        let (ours, peer) = alternate(repeat, || server::ours(peers, &subject.gguf), || server::llama(peers, &subject.gguf))?;
+        row(Row::rate(format!("{}, server, {} at a time", subject.name, server::CLIENTS), ours, peer, "tok/s").aim(2.0));
+    }
+    if native == Isa::Avx512 {
+        let bench = peers.llama_avx2("llama-bench")?;
+        for subject in &large {
+            Subject { name: format!("{}, AVX2", subject.name), gguf: subject.gguf.clone() }.passes(
+                repeat,
+                Isa::Avx2,
+                &bench,
+                [1.0, 1.0],
+                None,
+                row,
+            )?;
+        }
     }
     Ok(())
+}
+
+impl Subject {
+    /// Decode and prefill, beside the peer and beside what the machine could do.
+    fn passes(
+        &self,
+        repeat: usize,
+        isa: Isa,
+        bench: &Path,
+        [decode, prefill]: [f64; 2],
+        integers: Option<f64>,
+        row: &mut dyn FnMut(Row),
+    ) -> Result<()> {
+        let engine = ours::load(&self.gguf, isa)?;
+        let (ours, peer) =
+            alternate(repeat, || ours::decode(&engine, 1, DECODE, 0), || llama::bench(bench, &self.gguf, 0, DECODE, 0))?;
+        drop(engine);
+        let decoded = Row::rate(format!("{}, decode {DECODE}", self.name), ours, peer, "tok/s").aim(decode);
+        row(match integers {
+            None => decoded,
+            Some(_) => {
+                let bytes = self.weights(|t| t.bytes())?;
+                decoded.share("bandwidth", ours * bytes as f64 / limits::bandwidth(bytes as usize))
+            }
+        });
+        self.prefill(repeat, isa, bench, prefill, integers, row)
+    }
+
+    fn prefill(
+        &self,
+        repeat: usize,
+        isa: Isa,
+        bench: &Path,
+        aim: f64,
+        integers: Option<f64>,
+        row: &mut dyn FnMut(Row),
+    ) -> Result<()> {
+        let engine = ours::load(&self.gguf, isa)?;
+        let (ours, peer) =
+            alternate(repeat, || ours::prefill(&engine, PREFILL), || llama::bench(bench, &self.gguf, PREFILL, 0, 0))?;
+        let prefill = Row::rate(format!("{}, prefill {PREFILL}", self.name), ours, peer, "tok/s").aim(aim);
+        // The head is run for the last token alone, and the embedding is looked up.
+        let products = self.weights(|t| if t.name.starts_with("model.layers.") { t.elements() } else { Some(0) })?;
+        row(match integers {
+            None => prefill,
+            Some(peak) => prefill.share("integer peak", ours * products as f64 / peak),
+        });
+        Ok(())
+    }
+
+    /// A sum over the tensors that each token passes.
+    fn weights(&self, of: impl Fn(&TensorInfo) -> Option<u64>) -> Result<u64> {
+        let model = coffer_store::open(&self.gguf, &[])?;
+        let index = model.weights.index();
+        let head = index.find("lm_head.weight").is_some();
+        // An embedding that is the head too is read whole.
+        let passed = index.iter().filter(|(_, t)| !head || t.name != "model.embed_tokens.weight");
+        passed.map(|(_, t)| of(t)).sum::<Option<u64>>().context("a size that fits")
+    }
+
+    fn depths(&self, repeat: usize, isa: Isa, bench: &Path, row: &mut dyn FnMut(Row)) -> Result<()> {
+        let engine = ours::load(&self.gguf, isa)?;
+        for depth in DEPTHS {
+            let (ours, peer) = alternate(
+                repeat,
+                || ours::decode(&engine, 1, DECODE, depth),
+                || llama::bench(bench, &self.gguf, 0, DECODE, depth),
+            )?;
+            row(Row::rate(format!("{}, decode {DECODE} after {depth}", self.name), ours, peer, "tok/s"));
+        }
+        Ok(())
+    }
+
+    /// From nothing to a first token, and the memory that it took beside the size of the weights.
+    fn first_token(&self, peers: &Peers, repeat: usize, row: &mut dyn FnMut(Row)) -> Result<()> {
+        let llama = peers.llama("llama-completion")?;
+        let threads = THREADS.to_string();
+        let common = ["--threads", &threads];
+        machine::cache(&self.gguf)?;
+        let mut peak = 0.0f64;
+        let (ours, peer) = alternate(
+            repeat,
+            || {
+                let mut generate = peers.coffer("generate")?;
+                generate.arg(&self.gguf).args(["--prompt", "The", "--max-tokens", "1", "--context", "512"]).args(common);
+                let spent = machine::watch(&mut generate)?;
+                peak = peak.max(spent.peak);
+                Ok(spent.seconds)
+            },
+            || {
+                let mut completion = Command::new(&llama);
+                completion
+                    .arg("-m")
+                    .arg(&self.gguf)
+                    .args(["-p", "The", "-n", "1", "-c", "512", "-no-cnv", "--no-warmup"])
+                    .args(common);
+                Ok(machine::watch(&mut completion)?.seconds)
+            },
+        )?;
+        row(Row::cost(format!("{}, load to first token", self.name), ours, peer, "s").aim(1.0));
+        let bytes = self.weights(|t| t.bytes())? as f64 / 1e6;
+        row(Row::cost(format!("{}, peak memory beside the weights", self.name), peak, bytes, "MB").at_most(1.1));
+        Ok(())
+    }
 }
 
 /// The GGUF file of a type, made once into the cache.
@@ -60,64 +179,4 @@ pub(super) fn quantized(peers: &Peers, model: &Path, kind: &str) -> Result<PathB
         output(command.arg(model).arg("-o").arg(&out))?;
     }
     Ok(out)
-}
-
-fn load(gguf: &Path) -> Result<Engine> {
-    let model = coffer_store::open(gguf, &[])?;
-    let options =
-        LoadOptions { isa: Isa::detect()?, threads: THREADS, context: None, kv_format: coffer_kernels::KvFormat::default() };
-    Ok(Engine::load(&model.config, model.weights.as_ref(), options, &mut |_, _| {})?)
-}
-
-/// Tokens a second of decoding one sequence after `depth` positions, as llama-bench does it.
-fn ours_decode(engine: &Engine, depth: usize) -> Result<f64> {
-    let mut cache = engine.cache(depth + DECODE + 1)?;
-    if depth > 0 {
-        engine.forward(&mut [Span { cache: &mut cache, tokens: &tokens(depth), want: Want::Nothing }])?;
-    }
-    let mut step = |token: u32| engine.forward(&mut [Span { cache: &mut cache, tokens: &[token], want: Want::Last }]);
-    step(1)?;
-    let start = Instant::now();
-    for i in 0..DECODE as u32 {
-        step(2 + i)?;
-    }
-    Ok(DECODE as f64 / start.elapsed().as_secs_f64())
-}
-
-/// Tokens a second of a prompt of 512 tokens.
-fn ours_prefill(engine: &Engine) -> Result<f64> {
-    let tokens = tokens(PREFILL);
-    let mut cache = engine.cache(PREFILL)?;
-    let start = Instant::now();
-    engine.forward(&mut [Span { cache: &mut cache, tokens: &tokens, want: Want::Last }])?;
-    Ok(PREFILL as f64 / start.elapsed().as_secs_f64())
-}
-
-/// Any tokens.
-fn tokens(n: usize) -> Vec<u32> {
-    (0..n as u32).map(|i| 3 + i * 7 % 4000).collect()
-}
-
-/// The peer's tokens a second, with or without flash attention, whichever is faster.
-fn llama_bench(peers: &Peers, gguf: &Path, prefill: usize, decode: usize, depth: usize) -> Result<f64> {
-    let mut bench = Command::new(peers.llama("llama-bench")?);
-    bench.arg("-m").arg(gguf).args([
-        "-t",
-        &THREADS.to_string(),
-        "-p",
-        &prefill.to_string(),
-        "-n",
-        &decode.to_string(),
-        "-fa",
-        "0,1",
-        "-d",
-        &depth.to_string(),
-        "-r",
-        "1",
-        "-o",
-        "json",
-    ]);
-    let printed: serde_json::Value = serde_json::from_str(&output(&mut bench)?)?;
-    let rates = printed.as_array().context("llama-bench prints a list")?.iter().map(|run| run["avg_ts"].as_f64());
-    rates.collect::<Option<Vec<_>>>().and_then(|r| r.into_iter().reduce(f64::max)).context("llama-bench prints avg_ts")
 }

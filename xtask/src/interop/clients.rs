@@ -64,10 +64,10 @@ pub(super) fn node(peers: &Peers, script: &str, arguments: &[&str]) -> Result<St
 }
 
 /// A running `coffer serve` on a free port, with a key to it.
-pub(super) struct Server {
+pub(crate) struct Server {
     pub(super) child: Child,
-    pub(super) address: SocketAddr,
-    pub(super) key: String,
+    pub(crate) address: SocketAddr,
+    pub(crate) key: String,
 }
 
 impl Server {
@@ -79,7 +79,7 @@ impl Server {
     }
 
     /// Runs `serve` with the address and the database added, which lies in `folder`.
-    pub(super) fn run(peers: &Peers, folder: &Path, mut serve: Command) -> Result<Self> {
+    pub(crate) fn run(peers: &Peers, folder: &Path, mut serve: Command) -> Result<Self> {
         let keys = folder.join("keys.sqlite");
         let key = output(peers.coffer("keys")?.args(["add", "interop", "--database"]).arg(&keys))?.trim().to_owned();
         serve.args(["--listen", "127.0.0.1:0", "--database"]).arg(&keys);
@@ -95,7 +95,7 @@ impl Server {
         Ok(Self { child, address, key })
     }
 
-    pub(super) fn url(&self, address: SocketAddr) -> String {
+    pub(crate) fn url(&self, address: SocketAddr) -> String {
         format!("http://{address}")
     }
 }

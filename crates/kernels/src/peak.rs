@@ -1,0 +1,41 @@
+//! How fast products of integers could be: benchmarks say what share of it they reach.
+
+use crate::Isa;
+use crate::simd::{Kernel, LANES, Simd};
+
+/// Chains of products that do not wait for each other.
+const CHAINS: usize = 12;
+
+/// Multiplies and adds pairs of bytes out of registers, `rounds` times, on this thread; returns how many pairs.
+///
+/// # Panics
+/// If this machine lacks `isa`.
+pub fn integer_products(isa: Isa, rounds: u32) -> u64 {
+    assert!(isa.is_available(), "this machine lacks {}", isa.name());
+    isa.dispatch(Peak { rounds });
+    u64::from(rounds) * (CHAINS * 4 * LANES) as u64
+}
+
+struct Peak {
+    rounds: u32,
+}
+
+impl Kernel for Peak {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let mut sums = [S::splat_i(0); CHAINS];
+        let (mut codes, step) = (S::splat_i(0), S::splat_i(0x0101_0101));
+        for _ in 0..self.rounds {
+            // Other codes in each round and another word in each chain: nothing can be computed once for all.
+            codes = S::add_i(codes, step);
+            for i in 0..CHAINS {
+                sums[i] = S::dot4(sums[i], codes, i as i32 + 1);
+            }
+        }
+        let mut all = sums[0];
+        for i in 1..CHAINS {
+            all = S::add_i(all, sums[i]);
+        }
+        std::hint::black_box(S::sum(S::to_f(all)));
+    }
+}
