@@ -29,6 +29,22 @@ fn wrong_usage_is_told_with_code_2() {
 }
 
 #[test]
+fn an_endpoint_that_cannot_be_asked_is_named() {
+    let scribe = asset("models/scribe-8m");
+    // The port for discarding: nobody listens.
+    let ask = |more: &[&str]| run(&[&["eval", &scribe, "--endpoint", "http://127.0.0.1:9/v1"], more].concat());
+    refused(&ask(&[]), 1, &["http://127.0.0.1:9/v1", "cannot be asked"]);
+    refused(&ask(&["--served-model", "x"]), 1, &["http://127.0.0.1:9/v1/completions"]);
+    refused(&ask(&["--confidence", "2"]), 2, &["--confidence 2"]);
+    refused(&ask(&["--questions", "5000"]), 1, &["5000 questions", "longer text"]);
+    refused(&ask(&["--alternative", "Q3_X"]), 2, &["Q3_X", "no such model", "Q4_K_M"]);
+    refused(&ask(&["--chat"]), 2, &["--text"]);
+    let certificate = asset("goldens/scribe-8m.json");
+    refused(&ask(&["--kv-format", "q8_0", "--certificate", &certificate]), 3, &["scribe-8m.json certifies"]);
+    refused(&run(&["eval", &scribe, "--chat"]), 2, &["--endpoint"]);
+}
+
+#[test]
 fn missing_and_foreign_files_are_named() {
     let folder = Folder::new();
     let nothing = folder.path("nothing");

@@ -104,6 +104,7 @@ pub(super) fn run(args: &Args, model: &Model, url: &str) -> Result<()> {
     }
     let mut questions = questions(args, model, seed)?;
     let tokenizer = model.tokenizer.as_ref().with_context(|| format!("{}: no tokenizer", args.model.path.display()))?;
+    let alternatives = alternatives(args, model)?;
     let asked = Asked::new(args, url)?;
     let vocabulary = Vocabulary::new(tokenizer, model.config.vocab);
     let mut progress = Progress::steps(args.progress, "asking");
@@ -121,12 +122,12 @@ pub(super) fn run(args: &Args, model: &Model, url: &str) -> Result<()> {
     };
     let name = args.model.path.display().to_string();
     let certified = likelihoods(&name, engine)?;
-    let mut alternatives = Vec::new();
-    for name in alternative_names(args, model) {
-        let its = likelihoods(&name, alternative(args, model, &name)?)?;
-        alternatives.push((name, its));
+    let mut others = Vec::new();
+    for (name, alternative) in alternatives {
+        let its = likelihoods(&name, alternative.load(args, model)?)?;
+        others.push((name, its));
     }
-    let finding = endpoint::judge(&variant.fingerprint(), &served, &certified, alternatives, confidence);
+    let finding = endpoint::judge(&variant.fingerprint(), &served, &certified, others, confidence);
     if args.json {
         let (endpoint, model, served_as) = (url, args.model.path.as_path(), asked.name.as_str());
         output::json(&Report { endpoint, model, served_as, seed, confidence, finding: &finding })?;
@@ -162,27 +163,47 @@ fn usable(questions: &mut Vec<Question>, answers: Vec<Result<Served, Unanswered>
     Ok(answers.into_iter().flatten().collect())
 }
 
-/// Those that are named and the one that is always among them.
-fn alternative_names(args: &Args, model: &Model) -> Vec<String> {
+/// What the endpoint might serve instead.
+enum Alternative {
+    /// The model rounded to a type.
+    Rounded(Scheme),
+    /// Another one.
+    Model(Box<Model>),
+}
+
+/// Those that are named, and the one that is always among them.
+fn alternatives(args: &Args, model: &Model) -> Result<Vec<(String, Alternative)>> {
     let coarse = model.weights.index().iter().any(|(_, t)| t.dtype == DType::Q4_0);
     let always = if coarse { Scheme::Q4_K_M } else { Scheme::Q4_0 }.to_string();
     let mut names = args.endpoint.alternative.clone();
     if !names.iter().any(|name| name.eq_ignore_ascii_case(&always)) {
         names.push(always);
     }
-    names
+    names.into_iter().map(|name| Ok((name.clone(), Alternative::named(args, model, &name)?))).collect()
 }
 
-fn alternative(args: &Args, model: &Model, name: &str) -> Result<Engine> {
-    let path = Path::new(name);
-    if !path.exists() {
-        let scheme: Scheme = name.parse().map_err(|e| Usage(format!("--alternative {name}: there is no such model, and {e}")))?;
-        return args.compute.load_weights(&model.config, &Rounded::new(model, scheme), args.progress);
+impl Alternative {
+    fn named(args: &Args, model: &Model, name: &str) -> Result<Self> {
+        let path = Path::new(name);
+        if !path.exists() {
+            let wrong = |e| Usage(format!("--alternative {name}: there is no such model, and {e}"));
+            return Ok(Self::Rounded(name.parse().map_err(wrong)?));
+        }
+        let other = coffer_store::open_files(path, args.beside(path)?)?;
+        let (there, here) = (other.config.vocab, model.config.vocab);
+        ensure!(
+            there == here,
+            "{name} has a vocabulary of {there} tokens, the model of {here}; their answers cannot be compared"
+        );
+        Ok(Self::Model(Box::new(other)))
     }
-    let other = coffer_store::open_files(path, args.beside(path)?)?;
-    let (there, here) = (other.config.vocab, model.config.vocab);
-    ensure!(there == here, "{name} has a vocabulary of {there} tokens, the model of {here}; their answers cannot be compared");
-    args.compute.load(&other, args.progress)
+
+    fn load(self, args: &Args, model: &Model) -> Result<Engine> {
+        match self {
+            Self::Rounded(scheme) => args.compute.load_weights(&model.config, &Rounded::new(model, scheme), args.progress),
+            Self::Model(other) => args.compute.load(&other, args.progress),
+        }
+    }
 }
 
 /// An endpoint and how to ask it.
