@@ -46,8 +46,11 @@ impl Vocabulary {
         Self { size, by_bytes }
     }
 
-    /// `token_id:7` is how vLLM writes tokens if it is asked to.
+    /// `token_id:7` is how vLLM writes tokens if it is asked to. U+FFFD stands for pieces of characters: any of many tokens.
     pub(super) fn named(&self, text: &str) -> Option<u32> {
+        if text.contains(char::REPLACEMENT_CHARACTER) {
+            return None;
+        }
         let number = || self.numbered(text.strip_prefix("token_id:")?.parse().ok()?);
         self.by_bytes.get(text.as_bytes()).copied().flatten().or_else(number)
     }

@@ -103,6 +103,8 @@ fn the_forms_of_each_server_are_read() {
     let older =
         json!({"tokens": [" a"], "token_logprobs": [-3.0], "top_logprobs": [{" the": -0.5, "token_id:9": -1.5, " a": -9999.0}]});
     assert_eq!(read(older).unwrap().likely, [(of(" the"), -0.5), (9, -1.5), (of(" a"), -3.0)]);
+    // Pieces of characters look alike: none is taken for the token that is this very character.
+    assert_eq!(vocabulary.named("\u{fffd}"), None);
     assert_eq!(read(Value::Null), Err(Unanswered::NoLogprobs));
     assert_eq!(read(json!({"content": []})), Err(Unanswered::NoLogprobs));
     let foreign = json!({"content": [{"token": "no such token", "logprob": -0.5}]});
