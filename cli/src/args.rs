@@ -64,6 +64,7 @@ pub(crate) enum Command {
     Convert(commands::convert::Args),
     Merge(commands::merge::Args),
     Prune(commands::prune::Args),
+    Imatrix(commands::imatrix::Args),
     Quantize(commands::quantize::Args),
     Keygen(commands::keygen::Args),
     Seal(commands::seal::Args),

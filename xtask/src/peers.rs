@@ -42,7 +42,15 @@ const NATIVE: LlamaBuild = LlamaBuild {
     stamp: "llama.cpp",
     folder: "llama-build",
     flags: &["GGML_NATIVE=ON"],
-    tools: &["llama-bench", "llama-completion", "llama-perplexity", "llama-quantize", "llama-server", "llama-tokenize"],
+    tools: &[
+        "llama-bench",
+        "llama-completion",
+        "llama-imatrix",
+        "llama-perplexity",
+        "llama-quantize",
+        "llama-server",
+        "llama-tokenize",
+    ],
 };
 /// What only a benchmark needs.
 const BATCHED: LlamaBuild = LlamaBuild { stamp: "llama-batched-bench", tools: &["llama-batched-bench"], ..NATIVE };

@@ -40,7 +40,12 @@ pub(super) fn run(demo: &Demo, model: &Model) -> Result<Vec<Variant>> {
     let mut variants = Vec::new();
     for scheme in SCHEMES {
         let path = demo.work().join(format!("{scheme}.gguf"));
-        let summary = quantize::quantize(model, &path, &QuantizeParams { scheme, requantize: false, threads }, &mut |_, _| {})?;
+        let summary = quantize::quantize(
+            model,
+            &path,
+            &QuantizeParams { scheme, requantize: false, importance: None, threads },
+            &mut |_, _| {},
+        )?;
         say::line(&format!("quantize --type {:8} {}", scheme.to_string(), describe(&summary)));
         variants.push(Variant { name: scheme.to_string(), made: format!("quantize --type {scheme}"), path });
     }

@@ -9,7 +9,7 @@ use crate::{
     error::{AssessError, Named},
     portability::Feeding,
 };
-use coffer_engine::{Engine, EngineError, KvCache, Sampler, SamplingParams, Span, Want};
+use coffer_engine::{Engine, EngineError, KvCache, Observer, Sampler, SamplingParams, Span, Want};
 use coffer_evidence::{
     Certificate, LogitsDigest, LogitsHasher,
     certificate::{Case, Trace, mark},
@@ -59,29 +59,18 @@ fn answer(engine: &Engine, question: &Question) -> Result<Case, EngineError> {
     let (hidden, room) = (engine.config().hidden, (tokens.len() + CONTINUED).min(engine.context()));
     let mut cache = engine.cache(room.max(tokens.len()))?;
     let (mut hasher, mut trace, mut last) = (LogitsHasher::new(), Vec::<Trace>::new(), Vec::new());
-    // Marks by token, in the order in which passes and layers give them; the first stage of a pass begins its tokens.
-    let (mut marks, mut first) = (Vec::<String>::new(), 0);
-    engine.forward_observed(
-        &mut [Span { cache: &mut cache, tokens, want: Want::All }],
-        &mut |stage, x| {
-            if stage == 0 {
-                first = marks.len();
-                marks.resize(first + x.len() / hidden, String::new());
-            }
-            marks[first..].iter_mut().zip(x.chunks_exact(hidden)).for_each(|(marks, row)| marks.push_str(&mark(row)));
-        },
-        &mut |logits| {
-            hasher.update(logits);
-            last = logits.to_vec();
-            let top = top(logits);
-            trace.push(Trace {
-                marks: mark(logits),
-                top: top as u32,
-                logit: format!("{:08x}", logits.get(top).map_or(0, |x| x.to_bits())),
-            });
-        },
-    )?;
-    trace.iter_mut().zip(marks).for_each(|(trace, marks)| trace.marks.insert_str(0, &marks));
+    let mut marks = Marks { hidden, of_token: Vec::new(), first: 0 };
+    engine.forward_observed(&mut [Span { cache: &mut cache, tokens, want: Want::All }], &mut marks, &mut |logits| {
+        hasher.update(logits);
+        last = logits.to_vec();
+        let top = top(logits);
+        trace.push(Trace {
+            marks: mark(logits),
+            top: top as u32,
+            logit: format!("{:08x}", logits.get(top).map_or(0, |x| x.to_bits())),
+        });
+    })?;
+    trace.iter_mut().zip(marks.of_token).for_each(|(trace, marks)| trace.marks.insert_str(0, &marks));
     Ok(Case {
         name: question.name.to_owned(),
         text: question.text.map(str::to_owned),
@@ -91,6 +80,25 @@ fn answer(engine: &Engine, question: &Question) -> Result<Case, EngineError> {
         greedy: continued(engine, &mut cache, &last, GREEDY)?,
         drawn: continued(engine, &mut cache, &last, DRAWN)?,
     })
+}
+
+/// Marks of the residual stream by token, in the order in which passes and layers give them.
+struct Marks {
+    hidden: usize,
+    of_token: Vec<String>,
+    /// First token of the pass.
+    first: usize,
+}
+
+impl Observer for Marks {
+    fn residual(&mut self, layers: usize, x: &[f32]) {
+        if layers == 0 {
+            self.first = self.of_token.len();
+            self.of_token.resize(self.first + x.len() / self.hidden, String::new());
+        }
+        let tokens = self.of_token[self.first..].iter_mut().zip(x.chunks_exact(self.hidden));
+        tokens.for_each(|(marks, row)| marks.push_str(&mark(row)));
+    }
 }
 
 /// The tokens that follow what `cache` holds, whose last logits are `last`, as far as the cache has room. Leaves it as it was.

@@ -23,6 +23,10 @@ pub fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), BlockEr
         DType::Q4_K => q4_k,
         DType::Q5_K => q5_k,
         DType::Q6_K => q6_k,
+        DType::Q3_K => q3_k,
+        DType::Q2_K => q2_k,
+        DType::IQ4_NL => iq4_nl,
+        DType::IQ4_XS => iq4_xs,
         DType::I8 | DType::I16 | DType::I32 | DType::I64 | DType::U8 | DType::Bool => return Err(BlockError::NotReal(dtype)),
     };
     let (block_bytes, block_len) = (dtype.block_bytes(), dtype.block_len());
@@ -48,6 +52,19 @@ pub fn scale_min_k4(j: usize, packed: &[u8; 12]) -> (u8, u8) {
         ((low & 15) | ((packed[j - 4] >> 6) << 4), (low >> 4) | ((packed[j] >> 6) << 4))
     }
 }
+
+/// The 6-bit scale of sub-block `j` (of sixteen) in the 12 packed bytes of a Q3_K block, less its offset of 32.
+///
+/// The low nibbles of bytes 0..8 belong to scales 0..8 and the high ones to scales 8..16; bit pair `j / 4` of byte
+/// `8 + j % 4` is the top of scale `j`.
+pub fn scale_k3(j: usize, packed: &[u8; 12]) -> i8 {
+    let low = packed[j % 8] >> (4 * (j / 8)) & 15;
+    let high = packed[8 + j % 4] >> (2 * (j / 4)) & 3;
+    (low | high << 4) as i8 - 32
+}
+
+/// The sixteen values that the codes of IQ4_NL and IQ4_XS stand for: steps grow away from zero, as weights thin out.
+pub const IQ4_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// Why blocks could not be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -179,6 +196,57 @@ fn q6_k(block: &[u8], out: &mut [f32]) {
     }
 }
 
+/// 32 bytes of third bits, 64 bytes of bit pairs, 12 bytes of scales (one per 16 elements), d: f16; offset 4.
+///
+/// In each half of 128 elements, element `32·q + l` takes its bit pair from bits `2q` of byte `l` of the half's 32 bytes,
+/// and its third bit from bit `4·half + q` of byte `l` of the first 32.
+fn q3_k(block: &[u8], out: &mut [f32]) {
+    let d = f16_at(block, 108);
+    let mut packed = [0; 12];
+    packed.copy_from_slice(&block[96..108]);
+    for (i, value) in out.iter_mut().enumerate() {
+        let (half, quarter, l) = (i / 128, i % 128 / 32, i % 32);
+        let low = block[32 + 32 * half + l] >> (2 * quarter) & 3;
+        let high = block[l] >> (4 * half + quarter) & 1;
+        *value = d * f32::from(scale_k3(i / 16, &packed)) * f32::from((low | high << 2) as i8 - 4);
+    }
+}
+
+/// 16 bytes, each the scale (low nibble) and minimum (high) of 16 elements; 64 bytes of bit pairs as in Q3_K; d, dmin: f16.
+fn q2_k(block: &[u8], out: &mut [f32]) {
+    let (d, dmin) = (f16_at(block, 80), f16_at(block, 82));
+    for (i, value) in out.iter_mut().enumerate() {
+        let (half, quarter, l) = (i / 128, i % 128 / 32, i % 32);
+        let code = block[16 + 32 * half + l] >> (2 * quarter) & 3;
+        let packed = block[i / 16];
+        *value = d * f32::from(packed & 15) * f32::from(code) - dmin * f32::from(packed >> 4);
+    }
+}
+
+/// As Q4_0, with codes that stand for [`IQ4_VALUES`].
+fn iq4_nl(block: &[u8], out: &mut [f32]) {
+    let d = f16_at(block, 0);
+    for (i, &byte) in block[2..18].iter().enumerate() {
+        out[i] = d * f32::from(IQ4_VALUES[usize::from(byte & 15)]);
+        out[i + 16] = d * f32::from(IQ4_VALUES[usize::from(byte >> 4)]);
+    }
+}
+
+/// d: f16; the top two bits of eight scales in a u16; their nibbles; eight sub-blocks of nibbles as in IQ4_NL. Scales have
+/// six bits and the offset 32.
+fn iq4_xs(block: &[u8], out: &mut [f32]) {
+    let d = f16_at(block, 0);
+    let high = u16::from_le_bytes([block[2], block[3]]);
+    for (j, (out, codes)) in out.chunks_exact_mut(32).zip(block[8..136].chunks_exact(16)).enumerate() {
+        let scale = block[4 + j / 2] >> (4 * (j % 2)) & 15 | ((high >> (2 * j) & 3) as u8) << 4;
+        let d = d * f32::from(scale as i8 - 32);
+        for (i, &byte) in codes.iter().enumerate() {
+            out[i] = d * f32::from(IQ4_VALUES[usize::from(byte & 15)]);
+            out[i + 16] = d * f32::from(IQ4_VALUES[usize::from(byte >> 4)]);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,7 +256,7 @@ mod tests {
 
     /// Type, where its f16 scales lie, FNV-1a of the 20 decoded blocks and their first values: computed by gguf-py 0.19's
     /// `dequantize` from the same bytes.
-    const GOLDEN: [(DType, &[usize], u64, [u32; 2]); 8] = [
+    const GOLDEN: [(DType, &[usize], u64, [u32; 2]); 12] = [
         (DType::Q8_0, &[0], 0x8aa2_dcec_9841_effe, [0xc150_0000, 0x4130_0000]),
         (DType::Q4_0, &[0], 0xbe32_e781_3528_a593, [0xc0a0_0000, 0x4040_0000]),
         (DType::Q4_1, &[0, 2], 0x02cc_dfeb_72c5_5ba0, [0x4160_0040, 0x40e0_0080]),
@@ -197,6 +265,10 @@ mod tests {
         (DType::Q4_K, &[0, 2], 0x9688_059e_6239_b788, [0x4389_ff94, 0x4237_fca1]),
         (DType::Q5_K, &[0, 2], 0xf6ad_77a3_a1d0_15a4, [0x442c_7fca, 0x444e_ffca]),
         (DType::Q6_K, &[208], 0x9ad2_3027_48e9_cd26, [0x449f_2000, 0xc459_c000]),
+        (DType::Q3_K, &[108], 0x0737_8098_9ce4_cb52, [0x0000_0000, 0x41d0_0000]),
+        (DType::Q2_K, &[80, 82], 0x153f_babc_523d_117c, [0x41cf_fec0, 0x414f_fd81]),
+        (DType::IQ4_NL, &[0], 0xbf87_f2de_0c62_b9b7, [0xc282_0000, 0x4218_0000]),
+        (DType::IQ4_XS, &[0], 0x5fec_6a76_5f7a_ea4a, [0xc425_0000, 0xc56e_2000]),
     ];
 
     #[test]

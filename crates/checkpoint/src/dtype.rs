@@ -24,14 +24,34 @@ pub enum DType {
     Q4_K,
     Q5_K,
     Q6_K,
+    Q3_K,
+    Q2_K,
+    IQ4_NL,
+    IQ4_XS,
 }
 
 impl DType {
+    /// Those that store elements in quantized blocks.
+    pub const QUANTIZED: [Self; 12] = [
+        Self::Q8_0,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q2_K,
+        Self::Q3_K,
+        Self::Q4_K,
+        Self::Q5_K,
+        Self::Q6_K,
+        Self::IQ4_NL,
+        Self::IQ4_XS,
+    ];
+
     /// Elements in one block; 1 for plain types.
     pub const fn block_len(self) -> usize {
         match self {
-            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 => 32,
-            Self::Q4_K | Self::Q5_K | Self::Q6_K => 256,
+            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::IQ4_NL => 32,
+            Self::Q4_K | Self::Q5_K | Self::Q6_K | Self::Q3_K | Self::Q2_K | Self::IQ4_XS => 256,
             _ => 1,
         }
     }
@@ -44,13 +64,16 @@ impl DType {
             Self::F16 | Self::BF16 | Self::I16 => 2,
             Self::I8 | Self::U8 | Self::Bool => 1,
             Self::Q8_0 => 34,
-            Self::Q4_0 => 18,
+            Self::Q4_0 | Self::IQ4_NL => 18,
             Self::Q4_1 => 20,
             Self::Q5_0 => 22,
             Self::Q5_1 => 24,
             Self::Q4_K => 144,
             Self::Q5_K => 176,
             Self::Q6_K => 210,
+            Self::Q3_K => 110,
+            Self::Q2_K => 84,
+            Self::IQ4_XS => 136,
         }
     }
 

@@ -146,7 +146,7 @@ pub enum GgufError {
     /// An element type that Coffer does not run.
     #[error(
         "{file}: tensor {tensor}: ggml type {number} ({name}) is not supported; supported are F32, F16, BF16, F64, I8 to I64, \
-         Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K and Q6_K"
+         Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to Q6_K, IQ4_NL and IQ4_XS"
     )]
     Type {
         /// File.

@@ -129,7 +129,7 @@ fn tensors_lie_in_the_file_without_overlap() {
 
 #[test]
 fn other_tensor_types_are_refused_by_name() {
-    refused(Raw::new(1, 0).tensor("a", &[256], 10, 0).data(256), "ggml type 10 (Q2_K)");
+    refused(Raw::new(1, 0).tensor("a", &[256], 16, 0).data(256), "ggml type 16 (IQ2_XXS)");
     refused(Raw::new(1, 0).tensor("a", &[256], 39, 0).data(256), "ggml type 39 (MXFP4)");
     refused(Raw::new(1, 0).tensor("a", &[256], 999, 0).data(256), "ggml type 999 (unknown)");
 }
@@ -239,7 +239,7 @@ fn array() -> impl Strategy<Value = Array> {
     ]
 }
 
-const DTYPES: [DType; 16] = [
+const DTYPES: [DType; 20] = [
     DType::F32,
     DType::F16,
     DType::BF16,
@@ -256,13 +256,17 @@ const DTYPES: [DType; 16] = [
     DType::Q4_K,
     DType::Q5_K,
     DType::Q6_K,
+    DType::Q2_K,
+    DType::Q3_K,
+    DType::IQ4_NL,
+    DType::IQ4_XS,
 ];
 
 proptest! {
     #[test]
     fn what_is_written_is_read(
         entries in prop::collection::btree_map("[a-z.]{1,10}", value(), 0..6),
-        tensors in prop::collection::btree_map("[a-z.]{1,10}", (0..16usize, 0..3u64, prop::collection::vec(0..3u64, 0..4)), 0..6),
+        tensors in prop::collection::btree_map("[a-z.]{1,10}", (0..20usize, 0..3u64, prop::collection::vec(0..3u64, 0..4)), 0..6),
         alignment in prop::option::of(0..8u32),
     ) {
         let mut metadata = Metadata::default();

@@ -2,34 +2,39 @@
 //!
 //! Encoders use only IEEE-754 addition, subtraction, multiplication, division and comparison on `f32`, in a fixed
 //! order and without fused operations, so the same values give the same bytes on every machine. A block depends on
-//! its own values alone. Vector lanes hold different sub-blocks: there are no horizontal sums.
+//! its own values, and the importance of its columns, alone. Vector lanes hold different sub-blocks: there are no
+//! horizontal sums.
 //!
-//! Rounding: Q8_0, Q4_0, Q5_0 and Q5_1 round as ggml's reference encoders do (halves away from zero, or up after an
-//! offset) and give the same bytes; the K formats round halves to even.
+//! Rounding: without importance, Q8_0, Q4_0, Q4_1, Q5_0 and Q5_1 round as ggml's reference encoders do (halves away from
+//! zero, or up after an offset) and give the same bytes; whatever is searched rounds halves to even.
 
-mod k_affine;
-mod k_symmetric;
+mod affine;
+mod lanes;
+mod pack;
 mod plain;
 mod simple;
+mod symmetric;
 
 use coffer_checkpoint::DType;
 use half::f16;
 
-/// Encodes `values`, whole blocks, into `out` as blocks of `dtype`.
+/// Encodes `values`, whole blocks, into `out` as blocks of `dtype`. `weights`, one for each value, 0 or more and finite, say how
+/// much the squared error of each counts; without them all count alike.
 ///
 /// # Errors
 /// Returns [`EncodeError`] if there is no encoder for `dtype`, if the lengths contradict each other, or if a value is
 /// not finite or too large for the format.
-pub fn encode(dtype: DType, values: &[f32], out: &mut [u8]) -> Result<(), EncodeError> {
+pub fn encode(dtype: DType, values: &[f32], weights: Option<&[f32]>, out: &mut [u8]) -> Result<(), EncodeError> {
     let encoder = encoder(dtype).ok_or(EncodeError::Unsupported(dtype))?;
     let blocks = values.len() / dtype.block_len();
-    if !values.len().is_multiple_of(dtype.block_len()) || blocks * dtype.block_bytes() != out.len() {
+    let weighted = weights.is_none_or(|w| w.len() == values.len());
+    if !values.len().is_multiple_of(dtype.block_len()) || blocks * dtype.block_bytes() != out.len() || !weighted {
         return Err(EncodeError::Length { dtype, elements: values.len(), bytes: out.len() });
     }
     if let Some(index) = first_not_finite(values) {
         return Err(EncodeError::NotFinite { index, value: values[index] });
     }
-    encoder(values, out).map_err(|Overflow { index }| EncodeError::Overflow { dtype, index, value: values[index] })
+    encoder(values, weights, out).map_err(|Overflow { index }| EncodeError::Overflow { dtype, index, value: values[index] })
 }
 
 /// Whether [`encode`] can write `dtype`.
@@ -79,7 +84,7 @@ struct Overflow {
     index: usize,
 }
 
-type Encoder = fn(&[f32], &mut [u8]) -> Result<(), Overflow>;
+type Encoder = fn(&[f32], Option<&[f32]>, &mut [u8]) -> Result<(), Overflow>;
 
 fn encoder(dtype: DType) -> Option<Encoder> {
     Some(match dtype {
@@ -88,11 +93,16 @@ fn encoder(dtype: DType) -> Option<Encoder> {
         DType::BF16 => plain::bf16,
         DType::Q8_0 => simple::q8_0,
         DType::Q4_0 => simple::q4_0,
+        DType::Q4_1 => simple::q4_1,
         DType::Q5_0 => simple::q5_0,
         DType::Q5_1 => simple::q5_1,
-        DType::Q4_K => k_affine::q4_k,
-        DType::Q5_K => k_affine::q5_k,
-        DType::Q6_K => k_symmetric::q6_k,
+        DType::Q2_K => affine::q2_k,
+        DType::Q3_K => symmetric::q3_k,
+        DType::Q4_K => affine::q4_k,
+        DType::Q5_K => affine::q5_k,
+        DType::Q6_K => symmetric::q6_k,
+        DType::IQ4_NL => symmetric::iq4_nl,
+        DType::IQ4_XS => symmetric::iq4_xs,
         _ => return None,
     })
 }
@@ -103,16 +113,18 @@ fn first_not_finite(values: &[f32]) -> Option<usize> {
     (any * 64..values.len()).find(|&i| !values[i].is_finite())
 }
 
-/// Calls `encode(block values, block bytes)` for every block; a `None` becomes an overflow of that block.
+/// Calls `encode(block values, their weights, block bytes)` for every block; a `None` becomes an overflow of that block.
 fn each_block<const N: usize, const B: usize>(
     values: &[f32],
+    weights: Option<&[f32]>,
     out: &mut [u8],
-    encode: impl Fn(&[f32; N], &mut [u8; B]) -> Option<()>,
+    encode: impl Fn(&[f32; N], Option<&[f32; N]>, &mut [u8; B]) -> Option<()>,
 ) -> Result<(), Overflow> {
     let (blocks, _) = values.as_chunks::<N>();
     let (outs, _) = out.as_chunks_mut::<B>();
+    let weights = weights.map(|w| w.as_chunks::<N>().0);
     for (i, (x, o)) in blocks.iter().zip(outs).enumerate() {
-        encode(x, o).ok_or(Overflow { index: i * N })?;
+        encode(x, weights.map(|w| &w[i]), o).ok_or(Overflow { index: i * N })?;
     }
     Ok(())
 }

@@ -90,6 +90,28 @@ pub enum CompressError {
         /// How it differs.
         reason: String,
     },
+    /// The model could not be run on the calibration text.
+    #[error(transparent)]
+    Engine(#[from] coffer_engine::EngineError),
+    /// A text that the model cannot be calibrated with.
+    #[error("{0}")]
+    Calibration(String),
+    /// A text that says too little.
+    #[error("{name}: {tokens} tokens are too few to learn from; {need} are the least, and some thousands are good")]
+    ShortText {
+        /// Name of the text.
+        name: String,
+        /// Its tokens.
+        tokens: usize,
+        /// How many are needed.
+        need: usize,
+    },
+    /// An importance matrix that does not fit the model.
+    #[error("importance matrix: {reason}")]
+    ForeignImportance {
+        /// What does not fit.
+        reason: String,
+    },
     /// The model lacks a tensor that the method acts on.
     #[error("the model has no tensor {0}")]
     Missing(String),

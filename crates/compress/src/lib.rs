@@ -4,9 +4,11 @@
 //! [`driver`] runs them on several threads and writes the results in order. Nothing depends on the number of threads.
 
 pub mod adapter;
+pub mod calibration;
 pub mod driver;
 pub mod encode;
 pub mod error;
+pub mod importance;
 pub mod merge;
 pub mod method;
 pub mod prune;
@@ -15,6 +17,8 @@ mod rows;
 #[cfg(test)]
 mod testing;
 
+pub use calibration::Calibration;
 pub use driver::{Plan, Progress, Summary};
 pub use error::CompressError;
+pub use importance::Importance;
 pub use method::{METHODS, Method, Needs, Task};

@@ -32,6 +32,8 @@ pub struct Task {
 pub enum Needs {
     /// Nothing.
     Nothing,
+    /// How much each column counts.
+    Importance,
 }
 
 /// What kind of change a method makes: the command it belongs to.
@@ -62,7 +64,8 @@ pub struct Entry {
 }
 
 /// All methods.
-pub static METHODS: &[&Entry] = &[&crate::quantize::ENTRY, &crate::prune::magnitude::ENTRY, &crate::merge::linear::ENTRY];
+pub static METHODS: &[&Entry] =
+    &[&crate::quantize::ENTRY, &crate::quantize::WEIGHTED, &crate::prune::magnitude::ENTRY, &crate::merge::linear::ENTRY];
 
 /// Names of the methods of one kind, for messages.
 pub fn names(kind: Kind) -> String {

@@ -7,7 +7,7 @@ pub use mixture::Scheme;
 pub use rounded::Rounded;
 
 use crate::{
-    CompressError, Method, Plan, Progress, Summary, Task, driver,
+    CompressError, Importance, Method, Plan, Progress, Summary, Task, driver,
     method::{Entry, Kind, Needs},
     rows,
 };
@@ -17,12 +17,14 @@ use coffer_store::{Destination, Model, Target};
 use std::{ops::Range, sync::Arc};
 
 /// How to quantize.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct QuantizeParams {
     /// Types to write.
     pub scheme: Scheme,
     /// Accept a source that is quantized already.
     pub requantize: bool,
+    /// How much each column counts, as far as it is known.
+    pub importance: Option<Arc<Importance>>,
     /// Threads, at least one.
     pub threads: usize,
 }
@@ -34,6 +36,15 @@ pub static ENTRY: Entry = Entry {
     id: "nearest@1",
     needs: Needs::Nothing,
     about: "each block on its own: scales of least squared error, codes rounded to the nearest",
+};
+
+/// The same, with columns that count as much as the activations they meet are large.
+pub static WEIGHTED: Entry = Entry {
+    kind: Kind::Quantize,
+    name: "weighted",
+    id: "weighted@1",
+    needs: Needs::Importance,
+    about: "as nearest, and the error of a column counts as much as the activations that meet it are large",
 };
 
 /// What [`quantize`] would write.
@@ -64,25 +75,28 @@ struct Quantize {
     config: ModelConfig,
     scheme: Scheme,
     requantize: bool,
+    importance: Option<Arc<Importance>>,
 }
 
 impl Quantize {
     fn of(model: &Model, params: &QuantizeParams) -> Self {
-        let QuantizeParams { scheme, requantize, .. } = *params;
-        Self { source: model.weights.clone(), config: model.config.clone(), scheme, requantize }
+        let QuantizeParams { scheme, requantize, ref importance, .. } = *params;
+        let (source, config) = (model.weights.clone(), model.config.clone());
+        Self { source, config, scheme, requantize, importance: importance.clone() }
     }
 
     /// The tensors of the new model.
     fn outputs(&self) -> TensorIndex {
         let index = self.source.index();
         let tied = index.find(mixture::HEAD).is_none();
-        index.with_types(|t| self.scheme.dtype_of(t, &self.config, tied))
+        let facts = mixture::Facts { config: &self.config, tied, importance: self.importance.is_some() };
+        index.with_types(|t| self.scheme.dtype_of(t, facts))
     }
 }
 
 impl Method for Quantize {
     fn entry(&self) -> &'static Entry {
-        &ENTRY
+        if self.importance.is_some() { &WEIGHTED } else { &ENTRY }
     }
 
     fn plan(&self) -> Result<Vec<Task>, CompressError> {
@@ -98,9 +112,33 @@ impl Method for Quantize {
         if info.dtype == task.output.dtype && info.dtype.is_quantized() {
             return rows::read_raw(&*self.source, id, rows);
         }
-        rows::encode_rows(&task.output, rows.start, &rows::read(&*self.source, id, rows.clone())?)
+        let values = rows::read(&*self.source, id, rows.clone())?;
+        let columns = match &self.importance {
+            Some(importance) if task.output.dtype.is_quantized() => importance.columns(&info.name, info.cols())?,
+            _ => None,
+        };
+        let weights = columns.map(|columns| weigh(&values, &columns));
+        rows::encode_weighted(&task.output, rows.start, &values, weights.as_deref())
     }
 }
+
+/// How much each of `values` counts: the importance of its column, times the root of its own square and twice the row's mean
+/// square, since what is large is met by codes that are far apart. In units of the mean, and within bounds that keep sums
+/// in range.
+fn weigh(values: &[f32], columns: &[f32]) -> Vec<f32> {
+    let unit = columns.len() as f64 / columns.iter().map(|&c| f64::from(c)).sum::<f64>();
+    let columns: Vec<f32> = columns.iter().map(|&c| (f64::from(c) * unit) as f32).map(|c| c.clamp(LEAST, MOST)).collect();
+    let mut weights = Vec::with_capacity(values.len());
+    for row in values.chunks_exact(columns.len().max(1)) {
+        let square = row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>() / row.len() as f64;
+        let unit = if square > 0.0 { 1.0 / square } else { 0.0 };
+        let size = |v: f32| (2.0 + f64::from(v) * f64::from(v) * unit).sqrt() as f32;
+        weights.extend(row.iter().zip(&columns).map(|(&v, c)| c * size(v).clamp(LEAST, MOST)));
+    }
+    weights
+}
+const LEAST: f32 = 1e-6;
+const MOST: f32 = 1e6;
 
 #[cfg(test)]
 mod tests {
@@ -111,7 +149,13 @@ mod tests {
     const UP: &str = "model.layers.0.mlp.up_proj.weight";
 
     fn method(scheme: Scheme, requantize: bool, tensors: Vec<(TensorInfo, Vec<u8>)>) -> Quantize {
-        Quantize { source: Arc::new(MemorySource::new(tensors)), config: mixture::tests::config(8), scheme, requantize }
+        Quantize {
+            source: Arc::new(MemorySource::new(tensors)),
+            config: mixture::tests::config(8),
+            scheme,
+            requantize,
+            importance: None,
+        }
     }
 
     fn written(method: &Quantize, threads: usize) -> Result<Vec<u8>, CompressError> {

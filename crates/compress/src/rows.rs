@@ -43,9 +43,19 @@ pub(crate) fn read(source: &dyn TensorSource, id: TensorId, rows: Range<u64>) ->
 
 /// `values` of the rows from `first_row` on in the type of `output`.
 pub(crate) fn encode_rows(output: &TensorInfo, first_row: u64, values: &[f32]) -> Result<Vec<u8>, CompressError> {
+    encode_weighted(output, first_row, values, None)
+}
+
+/// As [`encode_rows`]; `weights` say how much the squared error of each value counts.
+pub(crate) fn encode_weighted(
+    output: &TensorInfo,
+    first_row: u64,
+    values: &[f32],
+    weights: Option<&[f32]>,
+) -> Result<Vec<u8>, CompressError> {
     let dtype = output.dtype;
     let mut out = vec![0; values.len() / dtype.block_len() * dtype.block_bytes()];
-    encode::encode(dtype, values, &mut out).map_err(|e| in_row(output, first_row, e))?;
+    encode::encode(dtype, values, weights, &mut out).map_err(|e| in_row(output, first_row, e))?;
     Ok(out)
 }
 

@@ -6,11 +6,9 @@ use coffer_checkpoint::{DType, blocks};
 use coffer_compress::encode::{EncodeError, encode};
 use proptest::prelude::*;
 
-const QUANTIZED: [DType; 7] = [DType::Q8_0, DType::Q4_0, DType::Q5_0, DType::Q5_1, DType::Q4_K, DType::Q5_K, DType::Q6_K];
-
 fn encoded(dtype: DType, values: &[f32]) -> Result<Vec<u8>, EncodeError> {
     let mut out = vec![0; values.len() / dtype.block_len() * dtype.block_bytes()];
-    encode(dtype, values, &mut out)?;
+    encode(dtype, values, None, &mut out)?;
     Ok(out)
 }
 
@@ -84,6 +82,8 @@ fn searched_scales_come_close_to_a_plain_search_without_limits_on_scales() {
         (DType::Q4_K, 32, 0.0, 15.0, true, 1.06),
         (DType::Q5_K, 32, 0.0, 31.0, true, 1.12),
         (DType::Q6_K, 16, -32.0, 31.0, false, 1.06),
+        (DType::Q3_K, 16, -4.0, 3.0, false, 1.06),
+        (DType::Q2_K, 16, 0.0, 3.0, true, 1.2),
     ] {
         let ideal: f64 = values.chunks(sub).map(|x| ideal_error(x, low, high, has_min)).sum();
         let real = squared_error(&values, &there_and_back(dtype, &values));
@@ -93,7 +93,7 @@ fn searched_scales_come_close_to_a_plain_search_without_limits_on_scales() {
 
 #[test]
 fn zeros_stay_zeros_and_tiny_values_become_zeros_or_themselves() {
-    for dtype in QUANTIZED {
+    for dtype in DType::QUANTIZED {
         assert!(there_and_back(dtype, &[0.0; 256]).iter().all(|v| *v == 0.0), "{dtype}");
         for tiny in [f32::from_bits(1), 1e-38, 1e-12] {
             assert!(there_and_back(dtype, &[tiny; 256]).iter().all(|v| v.abs() <= 1e-7), "{dtype} {tiny:e}");
@@ -103,7 +103,7 @@ fn zeros_stay_zeros_and_tiny_values_become_zeros_or_themselves() {
 
 #[test]
 fn constant_rows_come_back_within_a_step() {
-    for dtype in QUANTIZED {
+    for dtype in DType::QUANTIZED {
         for constant in [0.75f32, -0.75, 1000.0, -3e-4] {
             let back = there_and_back(dtype, &[constant; 256]);
             assert!(back.iter().all(|v| (v - constant).abs() <= 0.04 * constant.abs()), "{dtype} {constant}: {}", back[0]);
@@ -113,7 +113,7 @@ fn constant_rows_come_back_within_a_step() {
 
 #[test]
 fn values_that_are_not_finite_are_refused_by_position() {
-    for dtype in QUANTIZED.into_iter().chain([DType::F32, DType::F16, DType::BF16]) {
+    for dtype in DType::QUANTIZED.into_iter().chain([DType::F32, DType::F16, DType::BF16]) {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut values = vec![1.0; 512];
             values[300] = bad;
@@ -134,6 +134,11 @@ fn values_beyond_the_format_are_refused_by_position() {
         (DType::Q4_0, 288),
         (DType::Q5_0, 288),
         (DType::Q5_1, 288),
+        (DType::Q4_1, 288),
+        (DType::IQ4_NL, 288),
+        (DType::Q2_K, 256),
+        (DType::Q3_K, 256),
+        (DType::IQ4_XS, 256),
         (DType::Q4_K, 256),
         (DType::Q5_K, 256),
         (DType::Q6_K, 256),
@@ -146,9 +151,9 @@ fn values_beyond_the_format_are_refused_by_position() {
 #[test]
 fn lengths_and_types_are_checked() {
     let mut out = [0; 34];
-    assert!(matches!(encode(DType::Q8_0, &[0.0; 31], &mut out), Err(EncodeError::Length { .. })));
-    assert!(matches!(encode(DType::Q8_0, &[0.0; 64], &mut out), Err(EncodeError::Length { .. })));
-    assert!(matches!(encode(DType::I8, &[0.0; 34], &mut out), Err(EncodeError::Unsupported(DType::I8))));
+    assert!(matches!(encode(DType::Q8_0, &[0.0; 31], None, &mut out), Err(EncodeError::Length { .. })));
+    assert!(matches!(encode(DType::Q8_0, &[0.0; 64], None, &mut out), Err(EncodeError::Length { .. })));
+    assert!(matches!(encode(DType::I8, &[0.0; 34], None, &mut out), Err(EncodeError::Unsupported(DType::I8))));
 }
 
 proptest! {
@@ -158,6 +163,7 @@ proptest! {
         for (dtype, steps) in [
             (DType::Q8_0, 127.0), (DType::Q4_0, 8.0), (DType::Q5_0, 16.0), (DType::Q5_1, 15.0),
             (DType::Q4_K, 7.0), (DType::Q5_K, 15.0), (DType::Q6_K, 31.0),
+            (DType::Q4_1, 7.0), (DType::Q3_K, 3.0), (DType::Q2_K, 1.0), (DType::IQ4_NL, 5.0), (DType::IQ4_XS, 5.0),
         ] {
             let back = there_and_back(dtype, &values);
             for (x, y) in values.chunks(dtype.block_len()).zip(back.chunks(dtype.block_len())) {
@@ -173,7 +179,7 @@ proptest! {
     #[test]
     fn no_bits_make_nan(bits in prop::collection::vec(any::<u32>(), 256)) {
         let values: Vec<f32> = bits.into_iter().map(f32::from_bits).map(|v| if v.is_finite() { v } else { 0.0 }).collect();
-        for dtype in QUANTIZED {
+        for dtype in DType::QUANTIZED {
             for values in [values.clone(), values.iter().map(|v| v % 60_000.0).collect()] {
                 if encoded(dtype, &values).is_ok() {
                     prop_assert!(there_and_back(dtype, &values).iter().all(|v| v.is_finite()));

@@ -5,6 +5,7 @@ use crate::{
     error::grow,
     load::{FeedForward, Gated, Layer, Linear},
     mixture::Mixture,
+    observe::{self, Nobody, Observer, Part, Watch},
 };
 use coffer_kernels::{
     Matrix,
@@ -96,19 +97,17 @@ impl Engine {
     /// # Errors
     /// As [`Engine::forward`].
     pub fn forward_each(&self, spans: &mut [Span<'_>], each: &mut dyn FnMut(&[f32])) -> Result<(), EngineError> {
-        self.forward_observed(spans, &mut |_, _| {}, each)
+        self.forward_observed(spans, &mut Nobody, each)
     }
 
-    /// Like [`Engine::forward_each`], and shows `residual` the residual stream `[tokens, hidden]` after each number of
-    /// layers, 0 (the embedding) to all of them. The tokens are those of all spans in order; where they are too many for
-    /// one pass, the later ones follow with a pass of their own.
+    /// Like [`Engine::forward_each`], under the eyes of `observer`.
     ///
     /// # Errors
     /// As [`Engine::forward`].
     pub fn forward_observed(
         &self,
         spans: &mut [Span<'_>],
-        residual: &mut dyn FnMut(usize, &[f32]),
+        observer: &mut dyn Observer,
         each: &mut dyn FnMut(&[f32]),
     ) -> Result<(), EngineError> {
         spans.iter().try_for_each(|span| self.check(span))?;
@@ -118,7 +117,7 @@ impl Engine {
         let mut workspace = self.workspace.lock().unwrap_or_else(PoisonError::into_inner);
         let positions = spans.iter().map(|s| s.cache.len() + s.tokens.len()).max().unwrap_or(0);
         workspace.prepare(self, &passes, positions)?;
-        passes.iter().for_each(|pass| self.pass(&mut workspace, spans, pass, residual, each));
+        passes.iter().for_each(|pass| self.pass(&mut workspace, spans, pass, observer, each));
         Ok(())
     }
 
@@ -142,15 +141,16 @@ impl Engine {
         work: &mut Workspace,
         spans: &mut [Span<'_>],
         pieces: &[Piece],
-        residual: &mut dyn FnMut(usize, &[f32]),
+        observer: &mut dyn Observer,
         each: &mut dyn FnMut(&[f32]),
     ) {
         let tokens = self.embed(work, spans, pieces);
-        residual(0, &work.x[..tokens * self.config.hidden]);
+        observer.residual(0, &work.x[..tokens * self.config.hidden]);
         for (i, layer) in self.weights.layers.iter().enumerate() {
-            self.attend(work, i, layer, spans, pieces, tokens);
-            self.feed_forward(work, layer, tokens);
-            residual(i + 1, &work.x[..tokens * self.config.hidden]);
+            let watch = &mut Watch { observer, layer: i };
+            self.attend(work, layer, spans, pieces, tokens, watch);
+            self.feed_forward(work, layer, tokens, watch);
+            observer.residual(i + 1, &work.x[..tokens * self.config.hidden]);
         }
         pieces.iter().for_each(|p| spans[p.span].cache.advance(p.tokens));
         self.emit(work, pieces, each);
@@ -176,13 +176,22 @@ impl Engine {
     }
 
     /// The first half of a block: `x += o(attention(rope(q(norm(x))), …))`.
-    fn attend(&self, work: &mut Workspace, i: usize, layer: &Layer, spans: &mut [Span<'_>], pieces: &[Piece], tokens: usize) {
-        let (config, cpu) = (&self.config, &self.cpu);
+    fn attend(
+        &self,
+        work: &mut Workspace,
+        layer: &Layer,
+        spans: &mut [Span<'_>],
+        pieces: &[Piece],
+        tokens: usize,
+        watch: &mut Watch<'_>,
+    ) {
+        let (config, cpu, i) = (&self.config, &self.cpu, watch.layer);
         let (width, kv_width) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         let (x, h) = (&mut work.x[..tokens * config.hidden], &mut work.h[..tokens * config.hidden]);
         let (q, a) = (&mut work.q[..tokens * width], &mut work.a[..tokens * width]);
         let (k, v) = (&mut work.k[..tokens * kv_width], &mut work.v[..tokens * kv_width]);
         cpu.rms_norm(x, &layer.attention_norm, config.norm_eps, h);
+        watch.input(Part::Attention, h, tokens);
         self.products(&[&layer.q, &layer.k, &layer.v], h, tokens, &mut [&mut *q, &mut *k, &mut *v]);
         if let Some([q_norm, k_norm]) = &layer.qk_norm {
             cpu.rms_norm_in_place(q, q_norm, config.norm_eps);
@@ -202,6 +211,7 @@ impl Engine {
         }
         cpu.attention(self.attention_shape(i), &mut tasks(spans, pieces, i, q, a, width));
         let y = &mut work.y[..tokens * config.hidden];
+        watch.input(Part::Output, a, tokens);
         self.products(&[&layer.o], a, tokens, &mut [&mut *y]);
         if let Some([norm, _]) = &layer.post_norms {
             cpu.rms_norm_in_place(y, norm, config.norm_eps);
@@ -210,18 +220,18 @@ impl Engine {
     }
 
     /// The second half of a block: `x += down(silu(gate(norm(x))) * up(norm(x)))`, or what experts make of it.
-    fn feed_forward(&self, work: &mut Workspace, layer: &Layer, tokens: usize) {
+    fn feed_forward(&self, work: &mut Workspace, layer: &Layer, tokens: usize, watch: &mut Watch<'_>) {
         let (config, cpu) = (&self.config, &self.cpu);
         let Workspace { x, h, y, gate, up, mixture, .. } = work;
         let [x, h, y] = [x, h, y].map(|buffer| &mut buffer[..tokens * config.hidden]);
         cpu.rms_norm(x, &layer.ffn_norm, config.norm_eps, h);
         match &layer.feed_forward {
-            FeedForward::Dense(gated) => self.gated(gated, h, tokens, gate, up, y),
+            FeedForward::Dense(gated) => self.gated(gated, h, [gate, up], y, observe::FeedForward::Dense, watch),
             FeedForward::Experts { router, experts, shared } => {
                 y.fill(0.0);
-                self.mixture(mixture, router, experts, h, tokens, [gate, up], y);
+                self.mixture(mixture, router, experts, h, [gate, up], y, watch);
                 if let Some((expert, weight)) = shared {
-                    self.shared(mixture, expert, weight, h, tokens, [gate, up], y);
+                    self.shared(mixture, expert, weight, h, [gate, up], y, watch);
                 }
             }
         }
@@ -232,14 +242,25 @@ impl Engine {
     }
 
     /// `y = down(silu(gate(h)) * up(h))`; `gate` and `up` are working space.
-    pub(crate) fn gated(&self, layer: &Gated, h: &[f32], tokens: usize, gate: &mut [f32], up: &mut [f32], y: &mut [f32]) {
+    pub(crate) fn gated(
+        &self,
+        layer: &Gated,
+        h: &[f32],
+        [gate, up]: [&mut [f32]; 2],
+        y: &mut [f32],
+        which: observe::FeedForward,
+        watch: &mut Watch<'_>,
+    ) {
+        let tokens = h.len() / self.config.hidden;
         let width = tokens * layer.gate.weight.rows();
         let (gate, up) = (&mut gate[..width], &mut up[..width]);
+        watch.input(Part::GateUp(which), h, tokens);
         self.products(&[&layer.gate, &layer.up], h, tokens, &mut [&mut *gate, &mut *up]);
         match self.config.architecture.family().activation {
             Activation::Silu => self.cpu.swiglu(gate, up),
             Activation::Gelu => self.cpu.geglu(gate, up),
         }
+        watch.input(Part::Down(which), gate, tokens);
         self.products(&[&layer.down], gate, tokens, &mut [&mut *y]);
     }
 

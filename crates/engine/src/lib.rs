@@ -4,6 +4,7 @@ pub mod cache;
 pub mod engine;
 pub mod error;
 pub mod generate;
+pub mod observe;
 pub mod sampling;
 pub mod scheduler;
 
@@ -18,5 +19,6 @@ pub use cache::KvCache;
 pub use engine::{Engine, LoadOptions, Span, Want};
 pub use error::EngineError;
 pub use generate::Generation;
+pub use observe::Observer;
 pub use sampling::{Choice, Sampler, SamplingParams};
 pub use scheduler::{Event, FinishReason, Owner, Request, Scheduler};

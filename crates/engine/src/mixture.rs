@@ -4,6 +4,7 @@ use crate::{
     Engine, EngineError,
     error::grow,
     load::{Gated, Linear},
+    observe::{FeedForward, Watch},
 };
 use coffer_model::ModelConfig;
 
@@ -36,11 +37,12 @@ impl Engine {
         router: &Linear,
         experts: &[Gated],
         h: &[f32],
-        tokens: usize,
         [gate, up]: [&mut [f32]; 2],
         y: &mut [f32],
+        watch: &mut Watch<'_>,
     ) {
         let hidden = self.config.hidden;
+        let tokens = h.len() / hidden;
         let Some(config) = &self.config.experts else { return };
         let logits = &mut room.routes[..tokens * experts.len()];
         self.products(&[router], h, tokens, &mut [&mut *logits]);
@@ -48,12 +50,12 @@ impl Engine {
         self.cpu.route(logits, experts.len(), config.chosen, config.normalized, |token, expert, weight| {
             of_expert[expert].push((token, weight));
         });
-        for (expert, chosen_by) in experts.iter().zip(&of_expert).filter(|(_, tokens)| !tokens.is_empty()) {
+        for (i, (expert, chosen_by)) in experts.iter().zip(&of_expert).enumerate().filter(|(_, (_, tokens))| !tokens.is_empty()) {
             for (&(token, _), row) in chosen_by.iter().zip(room.input.chunks_exact_mut(hidden)) {
                 row.copy_from_slice(&h[token * hidden..][..hidden]);
             }
             let rows = chosen_by.len() * hidden;
-            self.gated(expert, &room.input[..rows], chosen_by.len(), gate, up, &mut room.output[..rows]);
+            self.gated(expert, &room.input[..rows], [gate, up], &mut room.output[..rows], FeedForward::Expert(i), watch);
             for (&(token, weight), row) in chosen_by.iter().zip(room.output.chunks_exact(hidden)) {
                 self.cpu.add_scaled(&mut y[token * hidden..][..hidden], row, weight);
             }
@@ -68,16 +70,17 @@ impl Engine {
         expert: &Gated,
         weight: &Linear,
         h: &[f32],
-        tokens: usize,
-        [gate, up]: [&mut [f32]; 2],
+        gate_up: [&mut [f32]; 2],
         y: &mut [f32],
+        watch: &mut Watch<'_>,
     ) {
         let hidden = self.config.hidden;
+        let tokens = h.len() / hidden;
         let weights = &mut room.routes[..tokens];
         self.products(&[weight], h, tokens, &mut [&mut *weights]);
         self.cpu.sigmoid(weights);
         let out = &mut room.output[..tokens * hidden];
-        self.gated(expert, h, tokens, gate, up, out);
+        self.gated(expert, h, gate_up, out, FeedForward::Shared, watch);
         for ((y, row), &weight) in y.chunks_exact_mut(hidden).zip(out.chunks_exact(hidden)).zip(&*weights) {
             self.cpu.add_scaled(y, row, weight);
         }

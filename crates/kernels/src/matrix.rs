@@ -243,7 +243,11 @@ fn fields(dtype: DType) -> &'static [Field] {
         DType::Q5_1 => fields![8: 4 x 4 Same, 4: 1 x 4 HighBits, 0: 2 x 2 Same],
         DType::Q4_K => fields![16: 32 x 4 Same, 4: 3 x 4 Same, 0: 2 x 2 Same],
         DType::Q5_K => fields![48: 32 x 4 Same, 16: 8 x 4 Same, 4: 3 x 4 Same, 0: 2 x 2 Same],
+        DType::IQ4_NL => fields![2: 4 x 4 Same, 0: 1 x 2 Same],
         DType::Q6_K => fields![0: 32 x 4 Same, 128: 16 x 4 Same, 192: 4 x 4 Same, 208: 1 x 2 Same],
+        DType::Q3_K => fields![32: 16 x 4 Same, 0: 8 x 4 Same, 96: 3 x 4 Same, 108: 1 x 2 Same],
+        DType::Q2_K => fields![16: 16 x 4 Same, 0: 4 x 4 Same, 80: 2 x 2 Same],
+        DType::IQ4_XS => fields![8: 32 x 4 Same, 4: 1 x 4 Same, 0: 2 x 2 Same],
         _ => &[],
     }
 }

@@ -81,9 +81,9 @@ fn coding(dtype: DType) -> Option<Coding> {
     match dtype {
         DType::Q4_0 => Some(Coding::Blocks { factor: -8 }),
         DType::Q5_0 => Some(Coding::Blocks { factor: -16 }),
-        DType::Q8_0 => Some(Coding::Blocks { factor: -128 }),
+        DType::Q8_0 | DType::IQ4_NL => Some(Coding::Blocks { factor: -128 }),
         DType::Q4_1 | DType::Q5_1 => Some(Coding::Blocks { factor: 1 }),
-        DType::Q4_K | DType::Q5_K | DType::Q6_K => Some(Coding::Superblocks),
+        DType::Q4_K | DType::Q5_K | DType::Q6_K | DType::Q3_K | DType::Q2_K | DType::IQ4_XS => Some(Coding::Superblocks),
         _ => None,
     }
 }
@@ -128,9 +128,13 @@ impl Kernel for Part<'_> {
             DType::Q5_0 => self.codes::<S, blocks::Blocks<blocks::Q5<false>>>(),
             DType::Q5_1 => self.codes::<S, blocks::Blocks<blocks::Q5<true>>>(),
             DType::Q8_0 => self.codes::<S, blocks::Blocks<blocks::Q8>>(),
+            DType::IQ4_NL => self.codes::<S, blocks::Blocks<blocks::Iq4>>(),
             DType::Q4_K => self.codes::<S, superblocks::Super<superblocks::Q4>>(),
             DType::Q5_K => self.codes::<S, superblocks::Super<superblocks::Q5>>(),
             DType::Q6_K => self.codes::<S, superblocks::Super<superblocks::Q6>>(),
+            DType::Q3_K => self.codes::<S, superblocks::Super<superblocks::Q3>>(),
+            DType::Q2_K => self.codes::<S, superblocks::Super<superblocks::Q2>>(),
+            DType::IQ4_XS => self.codes::<S, superblocks::Super<superblocks::Iq4>>(),
             other => unreachable!("{other} is not packed"),
         }
     }

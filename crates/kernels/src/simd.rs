@@ -83,6 +83,8 @@ pub(crate) trait Simd: Copy {
     fn dot4_u8(acc: Self::I, u: Self::I, s: i32) -> Self::I;
     /// Adds to each lane the products of its two signed halves with those of `b`.
     fn dot2(acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
+    /// Each byte of `i`, at most 15, becomes that entry of `table`.
+    fn look_up(i: Self::I, table: &[u8; 16]) -> Self::I;
     /// Asks for the cache line at `p`, which need not be readable, to be in the second-level cache: on some machines (Zen 4) those asked into
     /// the first come later, since few can be on their way at once.
     fn prefetch(p: *const u8);

@@ -3,7 +3,7 @@
 use crate::DType;
 
 /// ggml's number of a type and the type; ggml has no booleans and no unsigned bytes.
-const SUPPORTED: [(u32, DType); 16] = [
+const SUPPORTED: [(u32, DType); 20] = [
     (0, DType::F32),
     (1, DType::F16),
     (2, DType::Q4_0),
@@ -11,9 +11,13 @@ const SUPPORTED: [(u32, DType); 16] = [
     (6, DType::Q5_0),
     (7, DType::Q5_1),
     (8, DType::Q8_0),
+    (10, DType::Q2_K),
+    (11, DType::Q3_K),
     (12, DType::Q4_K),
     (13, DType::Q5_K),
     (14, DType::Q6_K),
+    (20, DType::IQ4_NL),
+    (23, DType::IQ4_XS),
     (24, DType::I8),
     (25, DType::I16),
     (26, DType::I32),
@@ -23,21 +27,17 @@ const SUPPORTED: [(u32, DType); 16] = [
 ];
 
 /// Types of `enum ggml_type` that are known by name only.
-const UNSUPPORTED: [(u32, &str); 18] = [
+const UNSUPPORTED: [(u32, &str); 14] = [
     (4, "Q4_2, removed"),
     (5, "Q4_3, removed"),
     (9, "Q8_1"),
-    (10, "Q2_K"),
-    (11, "Q3_K"),
     (15, "Q8_K"),
     (16, "IQ2_XXS"),
     (17, "IQ2_XS"),
     (18, "IQ3_XXS"),
     (19, "IQ1_S"),
-    (20, "IQ4_NL"),
     (21, "IQ3_S"),
     (22, "IQ2_S"),
-    (23, "IQ4_XS"),
     (29, "IQ1_M"),
     (34, "TQ1_0"),
     (35, "TQ2_0"),

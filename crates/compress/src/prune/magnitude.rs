@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(pruned(&values, 5000).iter().filter(|v| **v == 0.0).count(), 5000);
         for dtype in [DType::BF16, DType::F16] {
             let mut raw = vec![0; 20_000];
-            crate::encode::encode(dtype, &values, &mut raw).unwrap();
+            crate::encode::encode(dtype, &values, None, &mut raw).unwrap();
             zero_smallest(&info(dtype, 10_000), &mut raw, 5000).unwrap();
             assert_eq!(raw.as_chunks::<2>().0.iter().filter(|b| **b == [0, 0]).count(), 5000);
         }

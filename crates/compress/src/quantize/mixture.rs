@@ -14,21 +14,63 @@ pub enum Scheme {
     BF16,
     Q8_0,
     Q6_K,
+    Q5_1,
     Q5_K_M,
+    Q5_K_S,
+    Q5_0,
+    Q4_1,
     Q4_K_M,
+    Q4_K_S,
     Q4_0,
+    IQ4_NL,
+    IQ4_XS,
+    Q3_K_L,
+    Q3_K_M,
+    Q3_K_S,
+    Q2_K,
+    Q2_K_S,
 }
 
 /// Canonical name of the output head.
 pub(super) const HEAD: &str = "lm_head.weight";
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
+/// What the rules ask beside a tensor's name and shape.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Facts<'a> {
+    pub(super) config: &'a ModelConfig,
+    /// The embedding is the output head.
+    pub(super) tied: bool,
+    /// The importance of columns is known.
+    pub(super) importance: bool,
+}
+
 impl Scheme {
     /// All of them, largest first.
-    pub const ALL: [Self; 7] = [Self::F16, Self::BF16, Self::Q8_0, Self::Q6_K, Self::Q5_K_M, Self::Q4_K_M, Self::Q4_0];
+    pub const ALL: [Self; 19] = [
+        Self::F16,
+        Self::BF16,
+        Self::Q8_0,
+        Self::Q6_K,
+        Self::Q5_1,
+        Self::Q5_K_M,
+        Self::Q5_K_S,
+        Self::Q5_0,
+        Self::Q4_1,
+        Self::Q4_K_M,
+        Self::Q4_K_S,
+        Self::Q4_0,
+        Self::IQ4_NL,
+        Self::IQ4_XS,
+        Self::Q3_K_L,
+        Self::Q3_K_M,
+        Self::Q3_K_S,
+        Self::Q2_K,
+        Self::Q2_K_S,
+    ];
 
-    /// The type of `tensor`; `tied`: the embedding is the output head.
-    pub(super) fn dtype_of(self, tensor: &TensorInfo, config: &ModelConfig, tied: bool) -> DType {
+    /// The type of `tensor`.
+    pub(super) fn dtype_of(self, tensor: &TensorInfo, facts: Facts<'_>) -> DType {
         // A router is small, and what it rounds away sends tokens to other experts.
         if tensor.shape.len() < 2 || is_router(&tensor.name) {
             return DType::F32;
@@ -37,52 +79,111 @@ impl Scheme {
         if !main.is_quantized() {
             return main;
         }
-        let is_head = tensor.name == HEAD || tied && tensor.name == EMBEDDING;
-        fitting(if is_head { head(main, tensor.cols()) } else { self.inner(&tensor.name, config) }, tensor.cols())
+        let is_head = tensor.name == HEAD || facts.tied && tensor.name == EMBEDDING;
+        fitting(if is_head { head(main, tensor.cols()) } else { self.inner(&tensor.name, facts) }, tensor.cols())
     }
 
+    /// The type of most matrices.
     fn main(self) -> DType {
         match self {
             Self::F16 => DType::F16,
             Self::BF16 => DType::BF16,
             Self::Q8_0 => DType::Q8_0,
             Self::Q6_K => DType::Q6_K,
-            Self::Q5_K_M => DType::Q5_K,
-            Self::Q4_K_M => DType::Q4_K,
+            Self::Q5_1 => DType::Q5_1,
+            Self::Q5_K_M | Self::Q5_K_S => DType::Q5_K,
+            Self::Q5_0 => DType::Q5_0,
+            Self::Q4_1 => DType::Q4_1,
+            Self::Q4_K_M | Self::Q4_K_S => DType::Q4_K,
             Self::Q4_0 => DType::Q4_0,
+            Self::IQ4_NL => DType::IQ4_NL,
+            Self::IQ4_XS => DType::IQ4_XS,
+            Self::Q3_K_L | Self::Q3_K_M | Self::Q3_K_S => DType::Q3_K,
+            Self::Q2_K | Self::Q2_K_S => DType::Q2_K,
         }
     }
 
-    /// The `_M` mixtures spend more bits on values and on the way down, in the blocks where errors cost most.
-    fn inner(self, name: &str, config: &ModelConfig) -> DType {
-        let main = self.main();
-        let mixed = matches!(self, Self::Q4_K_M | Self::Q5_K_M);
-        let attention = |part: &str| name.ends_with(&format!(".self_attn.{part}_proj.weight"));
-        let stacked = config.architecture.family().stacked;
-        if stacked && ["q", "k", "v"].into_iter().any(attention) {
-            // Values are in one tensor with the others.
-            return match self {
-                Self::Q4_K_M => DType::Q5_K,
-                Self::Q5_K_M => DType::Q6_K,
-                _ => main,
-            };
-        }
-        if config.experts.as_ref().is_some_and(|experts| experts.count == 8) {
-            // Eight experts are so large that better attention costs little.
-            match self {
-                _ if attention("k") || attention("v") => return DType::Q8_0,
-                Self::Q4_K_M if attention("o") => return DType::Q5_K,
-                _ => {}
+    /// Mixtures spend more bits on values and on the ways back into the stream, in the blocks where errors cost most.
+    fn inner(self, name: &str, facts: Facts<'_>) -> DType {
+        let (config, main) = (facts.config, self.main());
+        let Some(block) = block_of(name) else { return main };
+        let Some(part) = Part::of(name, config.architecture.family().stacked) else { return main };
+        // Eight experts are so large that better attention costs little.
+        let eight = config.experts.as_ref().is_some_and(|experts| experts.count == 8);
+        let shared = config.heads / config.kv_heads.max(1) >= 4;
+        let early = block < config.layers / 8;
+        let more = gets_more_bits(block, config.layers);
+        match (part, self) {
+            (Part::Key | Part::Value, _) if eight => DType::Q8_0,
+            (Part::Key, _) => main,
+
+            (Part::Value, _) => {
+                let dtype = match self {
+                    Self::Q2_K | Self::Q2_K_S if shared => DType::Q4_K,
+                    Self::Q2_K => DType::Q3_K,
+                    Self::Q3_K_M if block >= 2 => DType::Q4_K,
+                    Self::Q3_K_M | Self::Q3_K_L => DType::Q5_K,
+                    Self::IQ4_NL | Self::IQ4_XS if shared => DType::Q5_K,
+                    Self::Q4_K_S if block < 4 => DType::Q5_K,
+                    Self::Q4_K_M | Self::Q5_K_M if more => DType::Q6_K,
+                    _ => main,
+                };
+                // A 70 B Llama shares eight heads per value matrix: small, so better precision costs little.
+                let llama_70b =
+                    config.architecture == Architecture::Llama && config.layers == 80 && config.heads != config.kv_heads;
+                if llama_70b && matches!(dtype, DType::Q3_K | DType::Q4_K) { DType::Q5_K } else { dtype }
             }
+
+            (
+                Part::Output,
+                Self::Q2_K | Self::Q3_K_S | Self::Q3_K_M | Self::IQ4_NL | Self::IQ4_XS | Self::Q4_K_S | Self::Q4_K_M,
+            ) if eight => DType::Q5_K,
+            (Part::Output, _) if eight => main,
+            (Part::Output, Self::Q2_K) => DType::Q3_K,
+            (Part::Output, Self::Q3_K_M) => DType::Q4_K,
+            (Part::Output, Self::Q3_K_L) => DType::Q5_K,
+
+            (Part::Down, Self::Q2_K) => DType::Q3_K,
+            (Part::Down, Self::Q2_K_S) if early => DType::Q4_K,
+            (Part::Down, Self::Q3_K_M) if block < config.layers / 16 => DType::Q5_K,
+            (Part::Down, Self::Q3_K_M) => DType::Q4_K,
+            (Part::Down, Self::Q3_K_L) => DType::Q5_K,
+            (Part::Down, Self::Q4_K_M | Self::Q5_K_M) if more => DType::Q6_K,
+            (Part::Down, Self::Q4_K_S) if early => DType::Q5_K,
+            (Part::Down, Self::IQ4_NL | Self::IQ4_XS) if early && !facts.importance => DType::Q5_K,
+            (Part::Down, Self::Q4_0) if early && facts.importance => DType::Q4_1,
+            (Part::Down, Self::Q5_0) if early && facts.importance => DType::Q5_1,
+
+            (Part::Stacked, Self::Q3_K_M | Self::Q3_K_L) => DType::Q4_K,
+            (Part::Stacked, Self::Q4_K_M) => DType::Q5_K,
+            (Part::Stacked, Self::Q5_K_M) => DType::Q6_K,
+            _ => main,
         }
-        let value = attention("v");
-        let more = mixed && (value || name.ends_with(".down_proj.weight"));
-        if more && block_of(name).is_some_and(|i| gets_more_bits(i, config.layers)) {
-            return DType::Q6_K;
-        }
-        // A 70 B Llama shares eight heads per value matrix: small, so better precision costs little.
-        let llama_70b = config.architecture == Architecture::Llama && config.layers == 80 && config.heads != config.kv_heads;
-        if value && llama_70b && main == DType::Q4_K { DType::Q5_K } else { main }
+    }
+}
+
+/// The products that rules single out.
+#[derive(Clone, Copy)]
+enum Part {
+    Key,
+    Value,
+    /// Queries, keys and values in one tensor.
+    Stacked,
+    Output,
+    Down,
+}
+
+impl Part {
+    fn of(name: &str, stacked: bool) -> Option<Self> {
+        let module = name.strip_suffix("_proj.weight")?;
+        Some(match module.rsplit('.').next()? {
+            "q" | "k" | "v" if stacked => Self::Stacked,
+            "k" => Self::Key,
+            "v" => Self::Value,
+            "o" => Self::Output,
+            "down" => Self::Down,
+            _ => return None,
+        })
     }
 }
 
@@ -120,6 +221,7 @@ fn fitting(dtype: DType, cols: u64) -> DType {
         DType::Q4_K => DType::Q5_0,
         DType::Q5_K => DType::Q5_1,
         DType::Q6_K => DType::Q8_0,
+        DType::Q2_K | DType::Q3_K | DType::IQ4_XS => DType::IQ4_NL,
         other => other,
     };
     if fits(dtype) {
@@ -174,7 +276,8 @@ pub(super) mod tests {
 
     fn dtype(scheme: Scheme, name: &str, cols: u64, layers: usize, tied: bool) -> DType {
         let shape = vec![64, cols];
-        scheme.dtype_of(&TensorInfo { name: name.into(), dtype: DType::BF16, shape }, &config(layers), tied)
+        let facts = Facts { config: &config(layers), tied, importance: false };
+        scheme.dtype_of(&TensorInfo { name: name.into(), dtype: DType::BF16, shape }, facts)
     }
 
     /// As llama-quantize wrote scribe-8m, a model of 8 blocks.
@@ -194,7 +297,8 @@ pub(super) mod tests {
     fn experts_and_stacks_are_treated_as_llama_quantize_does() {
         let of = |config: &ModelConfig, name: &str| {
             let name = format!("model.layers.1.{name}.weight");
-            Scheme::Q4_K_M.dtype_of(&TensorInfo { name, dtype: DType::BF16, shape: vec![64, 256] }, config, false)
+            let facts = Facts { config, tied: false, importance: false };
+            Scheme::Q4_K_M.dtype_of(&TensorInfo { name, dtype: DType::BF16, shape: vec![64, 256] }, facts)
         };
         let experts = |count| Some(Experts { count, chosen: 2, normalized: true, shared: None });
         let mixtral = ModelConfig { architecture: Architecture::Mixtral, experts: experts(8), ..config(8) };
@@ -231,12 +335,13 @@ pub(super) mod tests {
     #[test]
     fn vectors_stay_in_f32() {
         let norm = TensorInfo { name: "model.norm.weight".into(), dtype: DType::BF16, shape: vec![256] };
-        assert!(Scheme::ALL.iter().all(|s| s.dtype_of(&norm, &config(8), false) == DType::F32));
+        let facts = Facts { config: &config(8), tied: false, importance: false };
+        assert!(Scheme::ALL.iter().all(|s| s.dtype_of(&norm, facts) == DType::F32));
     }
 
     #[test]
     fn names_are_read_in_any_case_and_others_refused() {
         assert!(Scheme::ALL.iter().all(|s| s.to_string().to_lowercase().parse() == Ok(*s)));
-        assert!("Q3_K".parse::<Scheme>().unwrap_err().contains("Q4_K_M"));
+        assert!("Q3_X".parse::<Scheme>().unwrap_err().contains("Q4_K_M"));
     }
 }

@@ -15,7 +15,7 @@ pub struct Rounded {
 impl Rounded {
     /// Rounds `model` to `scheme`.
     pub fn new(model: &Model, scheme: Scheme) -> Self {
-        let method = Quantize::of(model, &QuantizeParams { scheme, requantize: true, threads: 1 });
+        let method = Quantize::of(model, &QuantizeParams { scheme, requantize: true, importance: None, threads: 1 });
         Self { index: method.outputs(), method }
     }
 }

@@ -14,8 +14,7 @@ const GOLDENS: &str = include_str!("../../../../assets/goldens/families.txt");
 /// Every family with weights of one type, and Llama with all others.
 fn models() -> Vec<(ModelConfig, DType)> {
     let families = [llama(), mistral(), qwen2(), qwen3(), phi3(), mixtral(), qwen2_moe(), qwen3_moe(), gemma2(), gemma3()];
-    let types =
-        [DType::F32, DType::Q8_0, DType::Q4_0, DType::Q4_1, DType::Q5_0, DType::Q5_1, DType::Q4_K, DType::Q5_K, DType::Q6_K];
+    let types = [DType::F32].into_iter().chain(DType::QUANTIZED);
     families.map(|config| (config, DType::BF16)).into_iter().chain(types.map(|dtype| (wide(), dtype))).collect()
 }
 

@@ -28,6 +28,8 @@ pub(super) struct Q4<const MIN: bool>;
 pub(super) struct Q5<const MIN: bool>;
 /// Q8_0.
 pub(super) struct Q8;
+/// IQ4_NL.
+pub(super) struct Iq4;
 
 impl<const M: bool> Block for Q4<M> {
     const WORDS: usize = 4;
@@ -74,6 +76,33 @@ impl Block for Q8 {
         S::dot4_u8(acc, codes, word)
     }
 }
+
+impl Block for Iq4 {
+    const WORDS: usize = 4;
+    const MIN: bool = false;
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(block: *const u8, v: usize) -> [S::I; 2] {
+        // SAFETY: the caller's promise; words are as in Q4.
+        let [low, high] = unsafe { Q4::<false>::codes::<S>(block, v) };
+        [S::look_up(low, &IQ4_VALUES), S::look_up(high, &IQ4_VALUES)]
+    }
+    #[inline(always)]
+    fn dot<S: Simd>(acc: S::I, codes: S::I, word: i32) -> S::I {
+        S::dot4_u8(acc, codes, word)
+    }
+}
+
+/// What the codes of IQ4_NL and IQ4_XS stand for, plus 128.
+pub(super) static IQ4_VALUES: [u8; 16] = {
+    let mut table = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        table[i] = (coffer_checkpoint::blocks::IQ4_VALUES[i] as u8) ^ 0x80;
+        i += 1;
+    }
+    table
+};
 
 /// Bytes ahead of the kernel that are asked for.
 const AHEAD: usize = 2304;

@@ -1,7 +1,7 @@
 //! Formats with blocks of 256 columns and activations in blocks of 256: scales and minima inside a block are integers, so
 //! its product is one exact integer for each, then `sum += (integer · d [− minima · dmin]) · activation scale`.
 
-use super::blocks::fifth;
+use super::blocks::{IQ4_VALUES, fifth};
 use super::{Format, PANELS};
 use crate::activations::Token;
 use crate::simd::{LANES, Simd};
@@ -12,25 +12,35 @@ pub(super) trait Superblock {
     const WORDS: usize;
     /// Columns that share a scale.
     const COLS: usize;
-    /// Whether there are minima, and a `dmin` after `d`.
-    const MIN: bool;
-    /// The scales of sub-blocks 4w.., a byte for each.
+    /// Fields of 16 bits: `d`, and what follows it.
+    const HALVES: usize;
+    /// `Some(unit)` if there are minima and the second field of 16 bits is `dmin`: [`low`](Self::low) is the exact sum in these units.
+    const MIN: Option<f32>;
+    /// Whether codes exceed 127.
+    const WIDE: bool = false;
+    /// What a sub-block's product begins with for its unsigned codes' zero, from −32 times the sum of activations; without minima.
+    #[inline(always)]
+    fn zero(sum: i32) -> i32 {
+        sum
+    }
+    /// The scale of sub-block `N` of the eight that begin with sub-block 8 · `eight`.
     ///
     /// # Safety
     /// `block` must point to a readable panel block, here and below.
-    unsafe fn scales<S: Simd>(block: *const u8, w: usize) -> S::I;
-    /// Byte `i` of scales.
-    fn scale<S: Simd>(scales: S::I, i: u32) -> S::I;
-    /// Four vectors of two minima each as 16-bit halves, those of sub-blocks (0, 2), (1, 3), (4, 6), (5, 7).
+    unsafe fn scale<S: Simd, const N: usize>(block: *const u8, eight: usize) -> S::I;
+    /// The sum of minima times sums of the codes of `token`'s block `b`.
     ///
     /// # Safety
-    /// As `scales`.
-    unsafe fn minima<S: Simd>(block: *const u8) -> [S::I; 4];
+    /// As `scale`, and the token must have the block.
+    #[inline(always)]
+    unsafe fn low<S: Simd>(_: *const u8, _: &Token, _: usize) -> S::I {
+        S::splat_i(0)
+    }
     /// The unsigned codes of columns 4v.. of sub-block `N` of the eight that begin with sub-block 8 · `eight`. `N` is a constant so that
     /// shifts are by constants.
     ///
     /// # Safety
-    /// As `scales`.
+    /// As `scale`.
     unsafe fn codes<S: Simd, const N: usize>(block: *const u8, eight: usize, v: usize) -> S::I;
 }
 
@@ -40,6 +50,12 @@ pub(super) struct Q4;
 pub(super) struct Q5;
 /// Q6_K.
 pub(super) struct Q6;
+/// Q3_K.
+pub(super) struct Q3;
+/// Q2_K.
+pub(super) struct Q2;
+/// IQ4_XS.
+pub(super) struct Iq4;
 
 /// Scales of six bits: four in one word, four in two. `p` points to three words of packed scales and minima.
 ///
@@ -57,10 +73,42 @@ unsafe fn six_bits<S: Simd>(p: *const u8, w: usize) -> S::I {
     S::or(low, S::and(S::shr(first, 2), S::splat_i(0x3030_3030)))
 }
 
-/// Minima of six bits beside [`six_bits`].
+/// Sub-block `N`'s of these scales.
 ///
 /// # Safety
 /// As there.
+#[inline(always)]
+unsafe fn six_bit_scale<S: Simd, const N: usize>(p: *const u8) -> S::I {
+    // SAFETY: the caller's promise.
+    byte::<S>(unsafe { six_bits::<S>(p, N / 4) }, N % 4)
+}
+
+/// Byte `i` of each lane.
+#[inline(always)]
+fn byte<S: Simd>(x: S::I, i: usize) -> S::I {
+    S::and(S::shr(x, 8 * i as u32), S::splat_i(0xff))
+}
+
+/// Sum of the minima of six bits beside [`six_bits`], times those of block `b`: two in each product.
+///
+/// # Safety
+/// As there; the token must have the block.
+#[inline(always)]
+unsafe fn six_bit_low<S: Simd>(p: *const u8, token: &Token, b: usize) -> S::I {
+    // SAFETY: the caller's promise.
+    let minima = unsafe { six_bit_minima::<S>(p) };
+    let mut low = S::splat_i(0);
+    for (i, &minima) in minima.iter().enumerate() {
+        // SAFETY: a block has four pairs.
+        low = S::dot2(low, minima, S::splat_i(unsafe { *token.pairs.add(4 * b + i) }));
+    }
+    low
+}
+
+/// Four vectors of two minima each as 16-bit halves, those of sub-blocks (0, 2), (1, 3), (4, 6), (5, 7).
+///
+/// # Safety
+/// As [`six_bits`].
 #[inline(always)]
 unsafe fn six_bit_minima<S: Simd>(p: *const u8) -> [S::I; 4] {
     let even = S::splat_i(0x00ff_00ff);
@@ -74,21 +122,18 @@ unsafe fn six_bit_minima<S: Simd>(p: *const u8) -> [S::I; 4] {
 impl Superblock for Q4 {
     const WORDS: usize = 35;
     const COLS: usize = 32;
-    const MIN: bool = true;
+    const HALVES: usize = 2;
+    const MIN: Option<f32> = Some(1.0);
 
     #[inline(always)]
-    unsafe fn scales<S: Simd>(block: *const u8, w: usize) -> S::I {
+    unsafe fn scale<S: Simd, const N: usize>(block: *const u8, _: usize) -> S::I {
         // SAFETY: the caller's promise.
-        unsafe { six_bits::<S>(block.add(64 * 32), w) }
+        unsafe { six_bit_scale::<S, N>(block.add(64 * 32)) }
     }
     #[inline(always)]
-    fn scale<S: Simd>(scales: S::I, i: u32) -> S::I {
-        S::and(S::shr(scales, 8 * i), S::splat_i(0xff))
-    }
-    #[inline(always)]
-    unsafe fn minima<S: Simd>(block: *const u8) -> [S::I; 4] {
+    unsafe fn low<S: Simd>(block: *const u8, token: &Token, b: usize) -> S::I {
         // SAFETY: the caller's promise.
-        unsafe { six_bit_minima::<S>(block.add(64 * 32)) }
+        unsafe { six_bit_low::<S>(block.add(64 * 32), token, b) }
     }
     #[inline(always)]
     unsafe fn codes<S: Simd, const N: usize>(block: *const u8, _: usize, v: usize) -> S::I {
@@ -101,21 +146,18 @@ impl Superblock for Q4 {
 impl Superblock for Q5 {
     const WORDS: usize = 43;
     const COLS: usize = 32;
-    const MIN: bool = true;
+    const HALVES: usize = 2;
+    const MIN: Option<f32> = Some(1.0);
 
     #[inline(always)]
-    unsafe fn scales<S: Simd>(block: *const u8, w: usize) -> S::I {
+    unsafe fn scale<S: Simd, const N: usize>(block: *const u8, _: usize) -> S::I {
         // SAFETY: the caller's promise.
-        unsafe { six_bits::<S>(block.add(64 * 40), w) }
+        unsafe { six_bit_scale::<S, N>(block.add(64 * 40)) }
     }
     #[inline(always)]
-    fn scale<S: Simd>(scales: S::I, i: u32) -> S::I {
-        S::and(S::shr(scales, 8 * i), S::splat_i(0xff))
-    }
-    #[inline(always)]
-    unsafe fn minima<S: Simd>(block: *const u8) -> [S::I; 4] {
+    unsafe fn low<S: Simd>(block: *const u8, token: &Token, b: usize) -> S::I {
         // SAFETY: the caller's promise.
-        unsafe { six_bit_minima::<S>(block.add(64 * 40)) }
+        unsafe { six_bit_low::<S>(block.add(64 * 40), token, b) }
     }
     #[inline(always)]
     unsafe fn codes<S: Simd, const N: usize>(block: *const u8, eight: usize, v: usize) -> S::I {
@@ -128,20 +170,14 @@ impl Superblock for Q5 {
 impl Superblock for Q6 {
     const WORDS: usize = 52;
     const COLS: usize = 16;
-    const MIN: bool = false;
+    const HALVES: usize = 1;
+    const MIN: Option<f32> = None;
 
     #[inline(always)]
-    unsafe fn scales<S: Simd>(block: *const u8, w: usize) -> S::I {
+    unsafe fn scale<S: Simd, const N: usize>(block: *const u8, half: usize) -> S::I {
         // SAFETY: the caller's promise; 32 + 16 words of codes come first.
-        unsafe { S::load_i(block.add(64 * (48 + w))) }
-    }
-    #[inline(always)]
-    fn scale<S: Simd>(scales: S::I, i: u32) -> S::I {
-        S::sar(S::shl(scales, 24 - 8 * i), 24)
-    }
-    #[inline(always)]
-    unsafe fn minima<S: Simd>(_: *const u8) -> [S::I; 4] {
-        [S::splat_i(0); 4]
+        let scales = unsafe { S::load_i(block.add(64 * (48 + 2 * half + N / 4))) };
+        S::sar(S::shl(scales, 24 - 8 * (N as u32 % 4)), 24)
     }
     #[inline(always)]
     unsafe fn codes<S: Simd, const N: usize>(block: *const u8, half: usize, v: usize) -> S::I {
@@ -153,6 +189,101 @@ impl Superblock for Q6 {
         };
         let low = S::and(S::shr(low, 4 * (group as u32 / 2)), S::splat_i(0x0f0f_0f0f));
         S::or(low, S::shl(S::and(S::shr(bits, 2 * group as u32), S::splat_i(0x0303_0303)), 4))
+    }
+}
+
+/// Bit pairs of sub-block `N` of half `half`, in the 16 words at `p`: four groups of 32 columns in each half.
+///
+/// # Safety
+/// The words must be readable.
+#[inline(always)]
+unsafe fn bit_pairs<S: Simd, const N: usize>(p: *const u8, half: usize, v: usize) -> S::I {
+    // SAFETY: half < 2, v < 4.
+    let word = unsafe { S::load_i(p.add(64 * (half * 8 + N % 2 * 4 + v))) };
+    S::and(S::shr(word, 2 * (N as u32 / 2)), S::splat_i(0x0303_0303))
+}
+
+impl Superblock for Q3 {
+    const WORDS: usize = 27;
+    const COLS: usize = 16;
+    const HALVES: usize = 1;
+    const MIN: Option<f32> = None;
+
+    #[inline(always)]
+    fn zero(sum: i32) -> i32 {
+        sum >> 3 // their zero is 4
+    }
+    #[inline(always)]
+    unsafe fn scale<S: Simd, const N: usize>(block: *const u8, half: usize) -> S::I {
+        // SAFETY: the caller's promise; 16 + 8 words of codes come first, then two of nibbles and one of their upper bits.
+        let (low, high) = unsafe { (S::load_i(block.add(64 * (24 + N / 4))), S::load_i(block.add(64 * 26))) };
+        let low = S::and(byte::<S>(S::shr(low, 4 * half as u32), N % 4), S::splat_i(15));
+        let high = S::and(byte::<S>(S::shr(high, 2 * (2 * half + N / 4) as u32), N % 4), S::splat_i(3));
+        S::add_i(S::or(low, S::shl(high, 4)), S::splat_i(-32))
+    }
+    #[inline(always)]
+    unsafe fn codes<S: Simd, const N: usize>(block: *const u8, half: usize, v: usize) -> S::I {
+        // SAFETY: the caller's promise; eight words of third bits follow the 16 of bit pairs.
+        let (low, bits) = unsafe { (bit_pairs::<S, N>(block, half, v), S::load_i(block.add(64 * (16 + N % 2 * 4 + v)))) };
+        let high = S::and(S::shr(bits, (4 * half + N / 2) as u32), S::splat_i(0x0101_0101));
+        S::or(low, S::shl(high, 2))
+    }
+}
+
+impl Superblock for Q2 {
+    const WORDS: usize = 20;
+    const COLS: usize = 16;
+    const HALVES: usize = 2;
+    // Sums of 16 codes are kept times −32.
+    const MIN: Option<f32> = Some(-1.0 / 32.0);
+
+    #[inline(always)]
+    unsafe fn scale<S: Simd, const N: usize>(block: *const u8, half: usize) -> S::I {
+        // SAFETY: the caller's promise; 16 words of codes come first.
+        let word = unsafe { S::load_i(block.add(64 * (16 + 2 * half + N / 4))) };
+        S::and(byte::<S>(word, N % 4), S::splat_i(15))
+    }
+    #[inline(always)]
+    unsafe fn low<S: Simd>(block: *const u8, token: &Token, b: usize) -> S::I {
+        let mut low = S::splat_i(0);
+        for s in 0..16 {
+            // SAFETY: the caller's promise; a block has sixteen sums.
+            let (word, sum) = unsafe { (S::load_i(block.add(64 * (16 + s / 4))), *token.sums.add(16 * b + s)) };
+            low = S::add_i(low, S::mul_i(S::shr(byte::<S>(word, s % 4), 4), S::splat_i(sum)));
+        }
+        low
+    }
+    #[inline(always)]
+    unsafe fn codes<S: Simd, const N: usize>(block: *const u8, half: usize, v: usize) -> S::I {
+        // SAFETY: the caller's promise.
+        unsafe { bit_pairs::<S, N>(block, half, v) }
+    }
+}
+
+impl Superblock for Iq4 {
+    const WORDS: usize = 33;
+    const COLS: usize = 32;
+    const HALVES: usize = 2;
+    const MIN: Option<f32> = None;
+    const WIDE: bool = true;
+
+    #[inline(always)]
+    fn zero(sum: i32) -> i32 {
+        sum << 2 // their zero is 128
+    }
+    #[inline(always)]
+    unsafe fn scale<S: Simd, const N: usize>(block: *const u8, _: usize) -> S::I {
+        // SAFETY: the caller's promise; a word of nibbles follows the 32 of codes, and their upper bits follow `d`.
+        let (low, high) = unsafe { (S::load_i(block.add(64 * 32)), S::bits(S::load_bf16(block.add(64 * 33 + 2 * LANES)))) };
+        let low = S::and(S::shr(low, 4 * N as u32), S::splat_i(15));
+        let high = S::and(S::shr(high, 16 + 2 * N as u32), S::splat_i(3));
+        S::add_i(S::or(low, S::shl(high, 4)), S::splat_i(-32))
+    }
+    #[inline(always)]
+    unsafe fn codes<S: Simd, const N: usize>(block: *const u8, _: usize, v: usize) -> S::I {
+        // SAFETY: N < 8, v < 8.
+        let word = unsafe { S::load_i(block.add(64 * (4 * N + v % 4))) };
+        S::look_up(S::and(S::shr(word, 4 * (v as u32 / 4)), S::splat_i(0x0f0f_0f0f)), &IQ4_VALUES)
     }
 }
 
@@ -173,16 +304,11 @@ impl<B: Superblock> Format for Super<B> {
                 let dots = integers::<S, B, T>(at, b, &tokens);
                 for p in 0..PANELS {
                     let d = S::load_f16(at[p].add(B::WORDS * 64));
-                    let minima = B::minima::<S>(at[p]);
                     for t in 0..T {
                         let mut x = S::mul(S::to_f(dots[p][t]), d);
-                        if B::MIN {
-                            let mut low = S::splat_i(0);
-                            for i in 0..4 {
-                                low = S::dot2(low, minima[i], S::splat_i(*tokens[t].pairs.add(4 * b + i)));
-                            }
+                        if let Some(unit) = B::MIN {
                             let dmin = S::load_f16(at[p].add(B::WORDS * 64 + 2 * LANES));
-                            x = S::fma(S::to_f(low), S::mul(dmin, S::splat(-1.0)), x);
+                            x = S::fma(S::to_f(B::low::<S>(at[p], &tokens[t], b)), S::mul(dmin, S::splat(-unit)), x);
                         }
                         sums[p][t] = S::fma(x, S::splat(*tokens[t].scales.add(b)), sums[p][t]);
                     }
@@ -195,7 +321,7 @@ impl<B: Superblock> Format for Super<B> {
 
 /// Bytes of a panel block.
 const fn bytes<B: Superblock>() -> usize {
-    B::WORDS * 64 + if B::MIN { 64 } else { 32 }
+    B::WORDS * 64 + B::HALVES * 2 * LANES
 }
 
 /// The integer products of block `b`, each sub-block times its scale.
@@ -236,10 +362,13 @@ unsafe fn sub_block<S: Simd, B: Superblock, const T: usize, const N: usize>(
 ) {
     let s = 8 * eight + N;
     let mut dots = [[S::splat_i(0); T]; PANELS];
-    if !B::MIN {
+    if B::MIN.is_none() {
         for t in 0..T {
-            // SAFETY: a block has sixteen sums.
-            let start = S::splat_i(unsafe { *tokens[t].sums.add(16 * b + s) });
+            // SAFETY: a block has sixteen sums, of 16 columns each.
+            let sum = unsafe { tokens[t].sums.add(16 * b + s * B::COLS / 16) };
+            // SAFETY: as above.
+            let sum = unsafe { if B::COLS == 16 { *sum } else { *sum + *sum.add(1) } };
+            let start = S::splat_i(B::zero(sum));
             (dots[0][t], dots[1][t]) = (start, start);
         }
     }
@@ -251,14 +380,14 @@ unsafe fn sub_block<S: Simd, B: Superblock, const T: usize, const N: usize>(
                 let codes = B::codes::<S, N>(at[p], eight, v);
                 for t in 0..T {
                     let word = tokens[t].codes.add(256 * b + B::COLS * s + 4 * v).cast::<i32>().read_unaligned();
-                    dots[p][t] = S::dot4(dots[p][t], codes, word);
+                    dots[p][t] = if B::WIDE { S::dot4_u8(dots[p][t], codes, word) } else { S::dot4(dots[p][t], codes, word) };
                 }
             }
         }
     }
     for p in 0..PANELS {
         // SAFETY: the caller's promise.
-        let scale = B::scale::<S>(unsafe { B::scales::<S>(at[p], s / 4) }, N as u32 % 4);
+        let scale = unsafe { B::scale::<S, N>(at[p], eight) };
         for t in 0..T {
             sums[p][t] = S::add_i(sums[p][t], S::mul_i(scale, dots[p][t]));
         }

@@ -59,6 +59,9 @@ impl Simd for Avx2 {
         fn shl(x: I; n: u32) -> I { _mm256_sll_epi32(x, _mm_cvtsi32_si128(n as i32)) }
         fn shr(x: I; n: u32) -> I { _mm256_srl_epi32(x, _mm_cvtsi32_si128(n as i32)) }
         fn sar(x: I; n: u32) -> I { _mm256_sra_epi32(x, _mm_cvtsi32_si128(n as i32)) }
+        fn look_up(i: I; table: &[u8; 16]) -> I {
+            _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), i)
+        }
         fn dot2(acc: I, a: I, b: I;) -> I { _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)) }
         // 2 · 127 · 127 fits in the 16 bits that `maddubs` saturates at.
         fn dot4(acc: I, u: I; s: i32) -> I {

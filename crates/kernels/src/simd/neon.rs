@@ -129,6 +129,9 @@ impl<D: Bytes> Simd for Neon<D> {
             vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(x), vdupq_n_s32(-(n as i32))))
         }
         fn sar(x: I; n: u32) -> I { vshlq_s32(x, vdupq_n_s32(-(n as i32))) }
+        fn look_up(i: I; table: &[u8; 16]) -> I {
+            vreinterpretq_s32_u8(vqtbl1q_u8(vld1q_u8(table.as_ptr()), vreinterpretq_u8_s32(i)))
+        }
         fn dot2(acc: I, a: I, b: I;) -> I {
             let (a, b) = (vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b));
             let low = vmull_s16(vget_low_s16(a), vget_low_s16(b));

@@ -168,5 +168,9 @@ impl Simd for Scalar {
         from_fn(|l| acc[l].wrapping_add(low(a[l]) * low(b[l])).wrapping_add((a[l] >> 16) * (b[l] >> 16)))
     }
     #[inline(always)]
+    fn look_up(i: Self::I, table: &[u8; 16]) -> Self::I {
+        i.map(|i| i32::from_le_bytes(i.to_le_bytes().map(|i| table[usize::from(i & 15)])))
+    }
+    #[inline(always)]
     fn prefetch(_: *const u8) {}
 }

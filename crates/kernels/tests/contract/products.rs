@@ -2,7 +2,7 @@
 //! is near the exact product.
 
 use crate::plain::product::product;
-use crate::plain::{QUANTIZED, Random, all_types, assert_same_bits};
+use crate::plain::{Random, all_types, assert_same_bits, scale_bytes};
 use coffer_checkpoint::{DType, blocks};
 use coffer_kernels::{Cpu, Isa, Matrix, MatrixBuilder, MatrixError};
 use proptest::prelude::*;
@@ -95,18 +95,16 @@ fn any_number_of_threads_gives_the_same_bits() {
 /// Every code and every activation at its end, so that integer sums are as large as they get.
 #[test]
 fn extreme_codes_do_not_overflow() {
-    for dtype in QUANTIZED {
+    for dtype in DType::QUANTIZED {
         let cols = 2 * 256;
         for fill in [0x00u8, 0xff, 0x80, 0x7f] {
             let mut raw = Random(1).rows(dtype, 1, cols);
-            for (i, byte) in raw.iter_mut().enumerate() {
-                let at = i % dtype.block_bytes();
-                let scale = match dtype {
-                    DType::Q6_K => at >= 208,
-                    DType::Q8_0 | DType::Q4_0 | DType::Q5_0 => at < 2,
-                    _ => at < 4,
-                };
-                *byte = if scale { [0x00, 0x3c][at % 2] } else { fill };
+            for block in raw.chunks_exact_mut(dtype.block_bytes()) {
+                let scales = scale_bytes(dtype, block);
+                block.fill(fill);
+                for (at, _) in scales {
+                    block[at..at + 2].copy_from_slice(&[0x00, 0x3c]);
+                }
             }
             for sign in [1.0, -1.0] {
                 let x = vec![sign * 127.0; cols];

@@ -92,9 +92,13 @@ fn file_type(tensors: &[TensorInfo]) -> u32 {
         Some(DType::Q8_0) => 7,
         Some(DType::Q5_0) => 8,
         Some(DType::Q5_1) => 9,
+        Some(DType::Q2_K) => 10,
+        Some(DType::Q3_K) => 12,
         Some(DType::Q4_K) => 15,
         Some(DType::Q5_K) => 17,
         Some(DType::Q6_K) => 18,
+        Some(DType::IQ4_NL) => 25,
+        Some(DType::IQ4_XS) => 30,
         Some(DType::BF16) => 32,
         _ => 0,
     }

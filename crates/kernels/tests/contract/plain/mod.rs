@@ -6,12 +6,10 @@ pub(crate) mod product;
 use coffer_checkpoint::DType;
 use half::f16;
 
-pub(crate) const QUANTIZED: [DType; 8] =
-    [DType::Q8_0, DType::Q4_0, DType::Q4_1, DType::Q5_0, DType::Q5_1, DType::Q4_K, DType::Q5_K, DType::Q6_K];
 pub(crate) const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 pub(crate) fn all_types() -> impl Iterator<Item = DType> {
-    FLOATS.into_iter().chain(QUANTIZED)
+    FLOATS.into_iter().chain(DType::QUANTIZED)
 }
 
 /// A small generator (splitmix64, public domain) for test data.
@@ -103,10 +101,12 @@ impl Random {
 }
 
 /// Where the f16 fields of a block are, and their bytes.
-fn scale_bytes(dtype: DType, block: &[u8]) -> Vec<(usize, [u8; 2])> {
+pub(crate) fn scale_bytes(dtype: DType, block: &[u8]) -> Vec<(usize, [u8; 2])> {
     let at: &[usize] = match dtype {
-        DType::F16 | DType::Q8_0 | DType::Q4_0 | DType::Q5_0 => &[0],
+        DType::F16 | DType::Q8_0 | DType::Q4_0 | DType::Q5_0 | DType::IQ4_NL | DType::IQ4_XS => &[0],
         DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K => &[0, 2],
+        DType::Q2_K => &[80, 82],
+        DType::Q3_K => &[108],
         DType::Q6_K => &[208],
         _ => &[],
     };

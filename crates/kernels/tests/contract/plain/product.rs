@@ -23,7 +23,7 @@ pub(crate) fn product(dtype: DType, row: &[u8], x: &[f32]) -> f32 {
         }
         let value = match (dtype, m) {
             (_, None) => integer as f32 * d,
-            (DType::Q4_K | DType::Q5_K, Some(m)) => (low as f32).mul_add(-m, integer as f32 * d),
+            (DType::Q2_K | DType::Q4_K | DType::Q5_K, Some(m)) => (low as f32).mul_add(-m, integer as f32 * d),
             (_, Some(m)) => m.mul_add(low as f32, integer as f32 * d),
         };
         value.mul_add(scale, sum)
@@ -64,6 +64,8 @@ fn weights(dtype: DType, b: &[u8]) -> Weights {
         (scale.into(), min.into())
     };
     let low = |at: usize, c: usize| i32::from(b[at + c / 64 * 32 + c % 32] >> (c % 64 / 32 * 4) & 15);
+    let pair = |at: usize, c: usize| i32::from(b[at + c / 128 * 32 + c % 32] >> (c % 128 / 32 * 2) & 3);
+    let curve = |i: i32| [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113][i as usize];
     match dtype {
         DType::Q8_0 => one((0..32).map(|c| i32::from(b[2 + c] as i8)).collect(), half(0), None),
         DType::Q4_0 => one((0..32).map(|c| nibble(2, c) - 8).collect(), half(0), None),
@@ -93,6 +95,36 @@ fn weights(dtype: DType, b: &[u8]) -> Weights {
                 .collect(),
             groups: (0..16).map(|s| (i32::from(b[192 + s] as i8), 0)).collect(),
             d: half(208),
+            m: None,
+        },
+        DType::Q3_K => Weights {
+            codes: (0..256).map(|c| pair(32, c) + 4 * i32::from(b[c % 32] >> (c / 32) & 1) - 4).collect(),
+            groups: (0..16)
+                .map(|s| {
+                    let low = if s < 8 { b[96 + s] & 15 } else { b[88 + s] >> 4 };
+                    let high = b[104 + s % 4] >> (s / 4 * 2) & 3;
+                    (i32::from(low | high << 4) - 32, 0)
+                })
+                .collect(),
+            d: half(108),
+            m: None,
+        },
+        DType::Q2_K => Weights {
+            codes: (0..256).map(|c| pair(16, c)).collect(),
+            groups: (0..16).map(|s| (i32::from(b[s] & 15), i32::from(b[s] >> 4))).collect(),
+            d: half(80),
+            m: Some(half(82)),
+        },
+        DType::IQ4_NL => one((0..32).map(|c| curve(nibble(2, c))).collect(), half(0), None),
+        DType::IQ4_XS => Weights {
+            codes: (0..256).map(|c| curve(nibble(8 + c / 32 * 16, c % 32))).collect(),
+            groups: (0..8)
+                .map(|s| {
+                    let high = u16::from_le_bytes([b[2], b[3]]) >> (2 * s) & 3;
+                    (i32::from(b[4 + s / 2] >> (s % 2 * 4) & 15) + 16 * i32::from(high) - 32, 0)
+                })
+                .collect(),
+            d: half(0),
             m: None,
         },
         other => panic!("{other} has no blocks"),

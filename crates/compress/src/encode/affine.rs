@@ -1,0 +1,290 @@
+//! Codes with a scale and a minimum: Q2_K, Q4_K and Q5_K, and by importance also Q4_1 and Q5_1.
+//!
+//! Each sub-block is searched for the scale and minimum of least squared error: candidate inverse scales give codes,
+//! a least-squares fit to the codes gives scale and minimum. In a super-block, `x ≈ d·s·q − dmin·m`, the shared `d` and
+//! `dmin` then follow from the largest, and the integers around the nearest `s` and `m` are tried for the error that is
+//! really made. All sub-blocks of a super-block are searched at once, one in each vector lane.
+
+use super::lanes::{Alike, Lanes, Transposed, Weights, lanes, transposed};
+use super::{Overflow, each_block, greatest, least, pack, reciprocal, round_even, to_f16, to_f16_outward};
+
+/// `d`, `dmin` (f16), 12 bytes of scales and minima, 128 bytes of nibbles.
+pub(super) fn q4_k(values: &[f32], weights: Option<&[f32]>, out: &mut [u8]) -> Result<(), Overflow> {
+    each_block::<256, 144>(values, weights, out, |x, w, out| {
+        let Super { d, dmin, s, m, codes } = Super::<8>::of::<32, 15, 63>(x, w)?;
+        let (header, nibbles) = out.split_at_mut(16);
+        pack::halves([d, dmin], header);
+        pack::six_bit_pairs(&s, &m, &mut header[4..]);
+        pack::nibbles_by_64(&codes, nibbles);
+        Some(())
+    })
+}
+
+/// `d`, `dmin` (f16), 12 bytes of scales and minima, 32 bytes of fifth bits, 128 bytes of nibbles.
+pub(super) fn q5_k(values: &[f32], weights: Option<&[f32]>, out: &mut [u8]) -> Result<(), Overflow> {
+    each_block::<256, 176>(values, weights, out, |x, w, out| {
+        let Super { d, dmin, s, m, codes } = Super::<8>::of::<32, 31, 63>(x, w)?;
+        let (header, rest) = out.split_at_mut(16);
+        let (high, nibbles) = rest.split_at_mut(32);
+        pack::halves([d, dmin], header);
+        pack::six_bit_pairs(&s, &m, &mut header[4..]);
+        for (i, h) in high.iter_mut().enumerate() {
+            *h = (0..8).fold(0, |h, sub| h | (codes[sub * 32 + i] >> 4) << sub);
+        }
+        pack::nibbles_by_64(&codes, nibbles);
+        Some(())
+    })
+}
+
+/// 16 bytes of a scale and a minimum each, 64 bytes of bit pairs, `d`, `dmin` (f16).
+pub(super) fn q2_k(values: &[f32], weights: Option<&[f32]>, out: &mut [u8]) -> Result<(), Overflow> {
+    each_block::<256, 84>(values, weights, out, |x, w, out| {
+        let Super { d, dmin, s, m, codes } = Super::<16>::of::<16, 3, 15>(x, w)?;
+        for (o, (s, m)) in out.iter_mut().zip(s.iter().zip(&m)) {
+            *o = s | m << 4;
+        }
+        pack::pairs_by_128(&codes, &mut out[16..80]);
+        pack::halves([d, dmin], &mut out[80..]);
+        Some(())
+    })
+}
+
+/// `d`, `m` (f16), 16 bytes of nibbles: `x ≈ d·q + m`.
+pub(super) fn q4_1(x: &[f32; 32], w: &[f32; 32], out: &mut [u8; 20]) -> Option<()> {
+    let codes = block::<15>(x, w, out)?;
+    pack::nibbles(&codes, &mut out[4..]);
+    Some(())
+}
+
+/// `d`, `m` (f16), 32 fifth bits, 16 bytes of nibbles: `x ≈ d·q + m`.
+pub(super) fn q5_1(x: &[f32; 32], w: &[f32; 32], out: &mut [u8; 24]) -> Option<()> {
+    let codes = block::<31>(x, w, out)?;
+    pack::five_bits(&codes, &mut out[4..]);
+    Some(())
+}
+
+/// Writes scale and minimum of a block of its own and returns its codes.
+fn block<const MAX: u8>(x: &[f32; 32], w: &[f32; 32], out: &mut [u8]) -> Option<[u8; 32]> {
+    let (x, w) = (transposed::<1, 32>(x), transposed::<1, 32>(w));
+    // Its minimum need not be below zero.
+    let ([scale], [min]) = search(&x, &w, f32::from(MAX), false);
+    let (d, m) = (to_f16(scale)?, to_f16(-min)?);
+    pack::halves([d, m], out);
+    let (inverse, m) = (reciprocal(d.to_f32()), m.to_f32());
+    Some(x.map(|[v]| code(v - m, inverse, f32::from(MAX)) as u8))
+}
+
+/// A super-block of `S` sub-blocks as it is stored.
+struct Super<const S: usize> {
+    d: half::f16,
+    dmin: half::f16,
+    /// Scales and minima in units of `d` and `dmin`.
+    s: [u8; S],
+    m: [u8; S],
+    codes: [u8; 256],
+}
+
+impl<const S: usize> Super<S> {
+    /// Codes are 0 to `MAX`, scales and minima 0 to `TOP`; `None` if `d` or `dmin` exceeds `f16`.
+    fn of<const L: usize, const MAX: u8, const TOP: u8>(x: &[f32; 256], w: Option<&[f32; 256]>) -> Option<Self> {
+        let x = transposed::<S, L>(x);
+        match w {
+            None => Self::weighted::<L, MAX, TOP>(&x, Alike),
+            Some(w) => Self::weighted::<L, MAX, TOP>(&x, &transposed(w)),
+        }
+    }
+
+    fn weighted<const L: usize, const MAX: u8, const TOP: u8>(x: &Transposed<S, L>, w: impl Weights<S, L>) -> Option<Self> {
+        let (max, top) = (f32::from(MAX), f32::from(TOP));
+        let (scales, mins) = search(x, w, max, true);
+        let d = to_f16_outward(largest(&scales) / top)?;
+        let dmin = to_f16_outward(largest(&mins) / top)?;
+        let shared = Shared { d: d.to_f32(), dmin: dmin.to_f32(), max, top };
+        let (s, m) = shared.best_integers(x, w, &scales, &mins);
+        let codes = shared.codes(x, &s, &m);
+        Some(Self { d, dmin, s: s.map(|v| v as u8), m: m.map(|v| v as u8), codes })
+    }
+}
+
+/// Scale and negated minimum of least squared error for every sub-block; `below_zero`: the minimum must not be above zero.
+fn search<const S: usize, const L: usize>(
+    x: &Transposed<S, L>,
+    w: impl Weights<S, L>,
+    max: f32,
+    below_zero: bool,
+) -> (Lanes<S>, Lanes<S>) {
+    let (start, end) = if below_zero { (0.0, f32::MIN) } else { (f32::MAX, f32::MIN) };
+    let low = x.iter().fold([start; S], |m, v| lanes(|j| least(v[j], m[j])));
+    let high = x.iter().fold([end; S], |m, v| lanes(|j| greatest(v[j], m[j])));
+    let range: Lanes<S> = lanes(|j| high[j] - low[j]);
+    let unit = range.map(reciprocal);
+    // From here on in units of the range above the lowest value: 0 to 1.
+    let y: Transposed<S, L> = std::array::from_fn(|i| lanes(|j| (x[i][j] - low[j]) * unit[j]));
+    let mut sums = Sums { w: [0.0; S], y: [0.0; S], zero: lanes(|j| -low[j] * unit[j]), below_zero };
+    for (i, y) in y.iter().enumerate() {
+        let w = w.at(i);
+        for j in 0..S {
+            sums.w[j] += w[j];
+            sums.y[j] += w[j] * y[j];
+        }
+    }
+
+    let mut best = Fit { explained: [f32::MIN; S], q: [0.0; S], qq: [0.0; S], qy: [0.0; S] };
+    for step in 0..STEPS {
+        best.keep_better(&Fit::new(&y, w, max + FIRST + STRIDE * step as f32, max, &sums));
+    }
+    let fitted: [(f32, f32); S] = std::array::from_fn(|j| best.solve(j, &sums, max));
+    (lanes(|j| fitted[j].0 * range[j]), lanes(|j| if unit[j] > 0.0 { fitted[j].1 * range[j] } else { -low[j] }))
+}
+/// Candidates spread the range over `max + FIRST + STRIDE·step` codes.
+const STEPS: usize = 21;
+const FIRST: f32 = -1.0;
+const STRIDE: f32 = 0.1;
+
+/// Of the weights and of the weighted values; and where 0 lies in the values' units.
+struct Sums<const S: usize> {
+    w: Lanes<S>,
+    y: Lanes<S>,
+    zero: Lanes<S>,
+    /// The fitted minimum must not lie above `zero`.
+    below_zero: bool,
+}
+
+/// The codes `q` of one candidate: weighted sums of them, of their squares and of their products with the values.
+#[derive(Clone, Copy)]
+struct Fit<const S: usize> {
+    q: Lanes<S>,
+    qq: Lanes<S>,
+    qy: Lanes<S>,
+    /// How much of the sum of squares the least-squares fit to these codes takes away.
+    explained: Lanes<S>,
+}
+
+impl<const S: usize> Fit<S> {
+    fn new<const L: usize>(y: &Transposed<S, L>, w: impl Weights<S, L>, width: f32, max: f32, sums: &Sums<S>) -> Self {
+        let (mut q, mut qq, mut qy) = ([0.0; S], [0.0; S], [0.0; S]);
+        for (i, y) in y.iter().enumerate() {
+            let w = w.at(i);
+            for j in 0..S {
+                let code = round_even(least(y[j] * width, max));
+                let weighted = w[j] * code;
+                q[j] += weighted;
+                qq[j] += weighted * code;
+                qy[j] += weighted * y[j];
+            }
+        }
+        let explained = lanes(|j| {
+            let (n, sum, zero) = (sums.w[j], sums.y[j], sums.zero[j]);
+            let (free, det) = (qy[j] * n - sum * q[j], qq[j] * n - q[j] * q[j]);
+            let offset = qq[j] * sum - q[j] * qy[j];
+            let clamped = sums.below_zero & (offset > zero * det);
+            let product = qy[j] - zero * q[j];
+            let numerator = if clamped { product * product } else { free * qy[j] + offset * sum };
+            let denominator = if clamped { qq[j] } else { det };
+            let fixed = if clamped { (2.0 * sum - n * zero) * zero } else { 0.0 };
+            if det > 0.0 { numerator / denominator + fixed } else { f32::MIN }
+        });
+        Self { q, qq, qy, explained }
+    }
+
+    fn keep_better(&mut self, other: &Self) {
+        for j in 0..S {
+            let better = other.explained[j] > self.explained[j];
+            self.q[j] = if better { other.q[j] } else { self.q[j] };
+            self.qq[j] = if better { other.qq[j] } else { self.qq[j] };
+            self.qy[j] = if better { other.qy[j] } else { self.qy[j] };
+            self.explained[j] = if better { other.explained[j] } else { self.explained[j] };
+        }
+    }
+
+    /// Least-squares scale of lane `j` and its minimum, as a distance below 0. Equal codes leave the scale open: then
+    /// the range is spread over all codes.
+    fn solve(&self, j: usize, sums: &Sums<S>, max: f32) -> (f32, f32) {
+        let (n, sum, zero) = (sums.w[j], sums.y[j], sums.zero[j]);
+        let det = self.qq[j] * n - self.q[j] * self.q[j];
+        if det <= 0.0 {
+            return (1.0 / max, zero);
+        }
+        let offset = (self.qq[j] * sum - self.q[j] * self.qy[j]) / det;
+        if sums.below_zero && offset > zero {
+            return ((self.qy[j] - zero * self.q[j]) / self.qq[j], 0.0);
+        }
+        ((self.qy[j] * n - sum * self.q[j]) / det, zero - offset)
+    }
+}
+
+/// The scales of a super-block as stored, the largest code and the largest integer for a scale or minimum.
+struct Shared {
+    d: f32,
+    dmin: f32,
+    max: f32,
+    top: f32,
+}
+
+impl Shared {
+    /// The scales and minima around the nearest that make the least squared error.
+    fn best_integers<const S: usize, const L: usize>(
+        &self,
+        x: &Transposed<S, L>,
+        w: impl Weights<S, L>,
+        scales: &Lanes<S>,
+        mins: &Lanes<S>,
+    ) -> (Lanes<S>, Lanes<S>) {
+        let (d, dmin) = (reciprocal(self.d), reciprocal(self.dmin));
+        let nearest = (lanes(|j| self.integer(scales[j] * d)), lanes(|j| self.integer(mins[j] * dmin)));
+        let mut best = (nearest.0, nearest.1, self.error(x, w, &nearest.0, &nearest.1));
+        for (ds, dm) in NEIGHBOURS {
+            let (s, m) = (lanes(|j| self.integer(nearest.0[j] + ds)), lanes(|j| self.integer(nearest.1[j] + dm)));
+            let error = self.error(x, w, &s, &m);
+            for j in 0..S {
+                if error[j] < best.2[j] {
+                    (best.0[j], best.1[j], best.2[j]) = (s[j], m[j], error[j]);
+                }
+            }
+        }
+        (best.0, best.1)
+    }
+
+    fn error<const S: usize, const L: usize>(
+        &self,
+        x: &Transposed<S, L>,
+        w: impl Weights<S, L>,
+        s: &Lanes<S>,
+        m: &Lanes<S>,
+    ) -> Lanes<S> {
+        let scale = s.map(|s| self.d * s);
+        let min = m.map(|m| self.dmin * m);
+        let inverse = scale.map(reciprocal);
+        let mut error = [0.0; S];
+        for (i, v) in x.iter().enumerate() {
+            let w = w.at(i);
+            for j in 0..S {
+                let e = scale[j] * code(v[j] + min[j], inverse[j], self.max) - min[j] - v[j];
+                error[j] += w[j] * (e * e);
+            }
+        }
+        error
+    }
+
+    fn codes<const S: usize, const L: usize>(&self, x: &Transposed<S, L>, s: &Lanes<S>, m: &Lanes<S>) -> [u8; 256] {
+        let inverse = s.map(|s| reciprocal(self.d * s));
+        std::array::from_fn(|i| {
+            let j = i / L;
+            code(x[i % L][j] + self.dmin * m[j], inverse[j], self.max) as u8
+        })
+    }
+
+    fn integer(&self, v: f32) -> f32 {
+        round_even(greatest(least(v, self.top), 0.0))
+    }
+}
+const NEIGHBOURS: [(f32, f32); 8] =
+    [(-1.0, -1.0), (-1.0, 0.0), (-1.0, 1.0), (0.0, -1.0), (0.0, 1.0), (1.0, -1.0), (1.0, 0.0), (1.0, 1.0)];
+
+fn code(above_min: f32, inverse: f32, max: f32) -> f32 {
+    round_even(greatest(least(above_min * inverse, max), 0.0))
+}
+
+fn largest<const S: usize>(v: &Lanes<S>) -> f32 {
+    v.iter().fold(0.0, |m, &v| greatest(v, m))
+}

@@ -1,0 +1,260 @@
+//! Codes with a signed scale alone: Q3_K, Q6_K, IQ4_NL and IQ4_XS, and by importance also Q4_0 and Q5_0.
+//!
+//! Each sub-block is searched for the scale of least squared error: candidate inverse scales give codes, a
+//! least-squares fit to the codes gives the scale. In a super-block, `x ≈ d·s·q`, the shared `d` follows from the
+//! largest; then the integers around the nearest `s` are tried for the error that is really made.
+//! All sub-blocks of a super-block are searched at once, one in each vector lane.
+
+use super::lanes::{Alike, Lanes, Transposed, Weights, lanes, transposed};
+use super::{Overflow, each_block, greatest, least, pack, reciprocal, round_even, to_f16, to_f16_outward};
+use coffer_checkpoint::blocks::IQ4_VALUES;
+
+/// 128 bytes of low nibbles, 64 of upper bit pairs, 16 signed scales, `d` (f16).
+pub(super) fn q6_k(values: &[f32], weights: Option<&[f32]>, out: &mut [u8]) -> Result<(), Overflow> {
+    each_block::<256, 210>(values, weights, out, |x, w, out| {
+        let Super { d, s, codes } = Super::<16>::of::<16, Whole<32>, 128>(x, w)?;
+        pack::six_bits_by_128(&codes.map(|q| (q + 32.0) as u8), &mut out[..192]);
+        for (o, s) in out[192..].iter_mut().zip(s) {
+            *o = s as u8;
+        }
+        pack::halves([d], &mut out[208..]);
+        Some(())
+    })
+}
+
+/// 32 bytes of third bits, 64 bytes of bit pairs, 12 bytes of scales, `d` (f16).
+pub(super) fn q3_k(values: &[f32], weights: Option<&[f32]>, out: &mut [u8]) -> Result<(), Overflow> {
+    each_block::<256, 110>(values, weights, out, |x, w, out| {
+        let Super { d, s, codes } = Super::<16>::of::<16, Whole<4>, 32>(x, w)?;
+        let codes = codes.map(|q| (q + 4.0) as u8);
+        let (high, rest) = out.split_at_mut(32);
+        for (i, h) in high.iter_mut().enumerate() {
+            *h = (0..8).fold(0, |h, group| h | (codes[group * 32 + i] >> 2) << group);
+        }
+        pack::pairs_by_128(&codes, &mut rest[..64]);
+        pack::six_bits_of_16(&s.map(|s| (s + 32) as u8), &mut rest[64..76]);
+        pack::halves([d], &mut rest[76..]);
+        Some(())
+    })
+}
+
+/// `d` (f16), upper bit pairs of eight scales in 16 bits, their nibbles, 128 bytes of nibbles.
+pub(super) fn iq4_xs(values: &[f32], weights: Option<&[f32]>, out: &mut [u8]) -> Result<(), Overflow> {
+    each_block::<256, 136>(values, weights, out, |x, w, out| {
+        let Super { d, s, codes } = Super::<8>::of::<32, Curve, 32>(x, w)?;
+        let s = s.map(|s| (s + 32) as u8);
+        let high = s.iter().enumerate().fold(0u16, |h, (i, s)| h | u16::from(s >> 4) << (2 * i));
+        pack::halves([d], out);
+        out[2..4].copy_from_slice(&high.to_le_bytes());
+        for (i, o) in out[4..8].iter_mut().enumerate() {
+            *o = s[2 * i] & 15 | (s[2 * i + 1] & 15) << 4;
+        }
+        for (q, out) in codes.as_chunks::<32>().0.iter().zip(out[8..].chunks_exact_mut(16)) {
+            pack::nibbles(&q.map(Curve::index), out);
+        }
+        Some(())
+    })
+}
+
+/// `d` (f16), 16 bytes of nibbles.
+pub(super) fn iq4_nl(values: &[f32], weights: Option<&[f32]>, out: &mut [u8]) -> Result<(), Overflow> {
+    each_block::<32, 18>(values, weights, out, |x, w, out| {
+        let q = block::<Curve>(x, w, out)?;
+        pack::nibbles(&q.map(Curve::index), &mut out[2..]);
+        Some(())
+    })
+}
+
+/// `d` (f16), 16 bytes of nibbles: `x ≈ d·(q − 8)`.
+pub(super) fn q4_0(x: &[f32; 32], w: &[f32; 32], out: &mut [u8; 18]) -> Option<()> {
+    let q = block::<Whole<8>>(x, Some(w), out)?;
+    pack::nibbles(&q.map(|q| (q + 8.0) as u8), &mut out[2..]);
+    Some(())
+}
+
+/// `d` (f16), 32 fifth bits, 16 bytes of nibbles: `x ≈ d·(q − 16)`.
+pub(super) fn q5_0(x: &[f32; 32], w: &[f32; 32], out: &mut [u8; 22]) -> Option<()> {
+    let q = block::<Whole<16>>(x, Some(w), out)?;
+    pack::five_bits(&q.map(|q| (q + 16.0) as u8), &mut out[2..]);
+    Some(())
+}
+
+/// Writes the scale of a block of its own and returns its codes.
+fn block<C: Codes>(x: &[f32; 32], w: Option<&[f32; 32]>, out: &mut [u8]) -> Option<[f32; 32]> {
+    let x = transposed::<1, 32>(x);
+    let [scale] = match w {
+        None => search::<C, 1, 32>(&x, Alike),
+        Some(w) => search::<C, 1, 32>(&x, &transposed(w)),
+    };
+    let d = to_f16(scale)?;
+    pack::halves([d], out);
+    let inverse = reciprocal(d.to_f32());
+    Some(x.map(|[v]| C::nearest(v * inverse)))
+}
+
+/// The numbers that codes stand for.
+trait Codes {
+    /// Magnitude of the lowest, whose sign the extreme value of a sub-block gets.
+    const LOWEST: f32;
+    /// Candidates give the extreme value `−LOWEST · (FROM + step · BY)`, cut off at −`LOWEST`.
+    const FROM: f32;
+    const BY: f32;
+    const STEPS: usize;
+    fn nearest(v: f32) -> f32;
+}
+
+/// −`N` to `N` − 1.
+struct Whole<const N: u8>;
+
+impl<const N: u8> Codes for Whole<N> {
+    const LOWEST: f32 = N as f32;
+    // The extreme value loses up to 0.9 or one in eight, whichever is more.
+    const FROM: f32 = if N > 7 { 1.0 - 0.9 / N as f32 } else { 0.7 };
+    const BY: f32 = if N > 7 { 0.1 / N as f32 } else { 0.03 };
+    const STEPS: usize = 19;
+
+    #[inline(always)]
+    fn nearest(v: f32) -> f32 {
+        round_even(greatest(least(v, Self::LOWEST - 1.0), -Self::LOWEST))
+    }
+}
+
+/// Those of IQ4_NL and IQ4_XS.
+struct Curve;
+
+impl Curve {
+    /// The index of a value of the table.
+    fn index(value: f32) -> u8 {
+        IQ4_VALUES.iter().fold(0, |i, &v| i + u8::from(value > f32::from(v)))
+    }
+}
+
+impl Codes for Curve {
+    const LOWEST: f32 = 127.0;
+    const FROM: f32 = 0.88;
+    const BY: f32 = 0.012;
+    const STEPS: usize = 19;
+
+    #[inline(always)]
+    fn nearest(v: f32) -> f32 {
+        let mut nearest = f32::from(IQ4_VALUES[0]);
+        for pair in IQ4_VALUES.windows(2) {
+            let (low, high) = (f32::from(pair[0]), f32::from(pair[1]));
+            nearest = if v > (low + high) * 0.5 { high } else { nearest };
+        }
+        nearest
+    }
+}
+
+/// A super-block of `S` sub-blocks as it is stored.
+struct Super<const S: usize> {
+    d: half::f16,
+    /// Scales in units of `d`.
+    s: [i8; S],
+    codes: [f32; 256],
+}
+
+impl<const S: usize> Super<S> {
+    /// Scales are −`BOUND` to `BOUND` − 1; `None` if `d` exceeds `f16`.
+    fn of<const L: usize, C: Codes, const BOUND: u8>(x: &[f32; 256], w: Option<&[f32; 256]>) -> Option<Self> {
+        let x = transposed::<S, L>(x);
+        match w {
+            None => Self::weighted::<L, C>(&x, Alike, f32::from(BOUND)),
+            Some(w) => Self::weighted::<L, C>(&x, &transposed(w), f32::from(BOUND)),
+        }
+    }
+
+    fn weighted<const L: usize, C: Codes>(x: &Transposed<S, L>, w: impl Weights<S, L>, bound: f32) -> Option<Self> {
+        let scales = search::<C, S, L>(x, w);
+        let largest = scales.iter().fold(0.0f32, |m, &s| if s.abs() > m.abs() { s } else { m });
+        let d = to_f16_outward(largest / -bound)?;
+        let s = best_integers::<C, S, L>(x, w, d.to_f32(), &scales, bound);
+        let inverse = s.map(|s| reciprocal(d.to_f32() * s));
+        let codes = std::array::from_fn(|i| C::nearest(x[i % L][i / L] * inverse[i / L]));
+        Some(Self { d, s: s.map(|s| s as i8), codes })
+    }
+}
+
+/// Scale of least squared error for every sub-block.
+fn search<C: Codes, const S: usize, const L: usize>(x: &Transposed<S, L>, w: impl Weights<S, L>) -> Lanes<S> {
+    let extreme = x.iter().fold([0.0f32; S], |m, v| lanes(|j| if v[j].abs() > m[j].abs() { v[j] } else { m[j] }));
+    let unit = extreme.map(reciprocal);
+    // From here on in units of the extreme value: −1 to 1.
+    let y: Transposed<S, L> = std::array::from_fn(|i| lanes(|j| x[i][j] * unit[j]));
+    let mut best = ([-1.0 / C::LOWEST; S], [f32::MIN; S]);
+    for step in 0..C::STEPS {
+        let width = -C::LOWEST * (C::FROM + C::BY * step as f32);
+        let (qy, qq) = sums::<C, S, L>(&y, w, width);
+        for j in 0..S {
+            let explained = qy[j] * qy[j] / greatest(qq[j], SMALL);
+            let better = explained > best.1[j];
+            best.0[j] = if better { qy[j] / greatest(qq[j], SMALL) } else { best.0[j] };
+            best.1[j] = if better { explained } else { best.1[j] };
+        }
+    }
+    lanes(|j| best.0[j] * extreme[j])
+}
+/// Less than any sum of squared codes that is not 0, times the least weight.
+const SMALL: f32 = 1e-8;
+
+/// Weighted sums of products of codes and values, and of squared codes.
+fn sums<C: Codes, const S: usize, const L: usize>(
+    y: &Transposed<S, L>,
+    w: impl Weights<S, L>,
+    width: f32,
+) -> (Lanes<S>, Lanes<S>) {
+    let (mut qy, mut qq) = ([0.0; S], [0.0; S]);
+    for (i, v) in y.iter().enumerate() {
+        let w = w.at(i);
+        for j in 0..S {
+            let code = C::nearest(v[j] * width);
+            let weighted = w[j] * code;
+            qy[j] += weighted * v[j];
+            qq[j] += weighted * code;
+        }
+    }
+    (qy, qq)
+}
+
+/// The scales around the nearest that make the least squared error.
+fn best_integers<C: Codes, const S: usize, const L: usize>(
+    x: &Transposed<S, L>,
+    w: impl Weights<S, L>,
+    d: f32,
+    scales: &Lanes<S>,
+    bound: f32,
+) -> Lanes<S> {
+    let integer = |v: f32| round_even(greatest(least(v, bound - 1.0), -bound));
+    let inverse = reciprocal(d);
+    let nearest: Lanes<S> = lanes(|j| integer(scales[j] * inverse));
+    let mut best = (nearest, error::<C, S, L>(x, w, d, &nearest));
+    for ds in [-1.0, 1.0] {
+        let s: Lanes<S> = lanes(|j| integer(nearest[j] + ds));
+        let error = error::<C, S, L>(x, w, d, &s);
+        for j in 0..S {
+            let better = error[j] < best.1[j];
+            best.0[j] = if better { s[j] } else { best.0[j] };
+            best.1[j] = if better { error[j] } else { best.1[j] };
+        }
+    }
+    best.0
+}
+
+fn error<C: Codes, const S: usize, const L: usize>(
+    x: &Transposed<S, L>,
+    w: impl Weights<S, L>,
+    d: f32,
+    s: &Lanes<S>,
+) -> Lanes<S> {
+    let scale = s.map(|s| d * s);
+    let inverse = scale.map(reciprocal);
+    let mut error = [0.0; S];
+    for (i, v) in x.iter().enumerate() {
+        let w = w.at(i);
+        for j in 0..S {
+            let e = scale[j] * C::nearest(v[j] * inverse[j]) - v[j];
+            error[j] += w[j] * (e * e);
+        }
+    }
+    error
+}
