@@ -11,9 +11,9 @@ fn encoders(c: &mut Criterion) {
     let values: Vec<f32> = (0..WEIGHTS).map(|i| (part(3 * i) + part(3 * i + 1) + part(3 * i + 2)) * 0.02).collect();
     let mut group = c.benchmark_group("encode");
     group.throughput(Throughput::Elements(u64::from(WEIGHTS)));
-    for dtype in [DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q5_0, DType::Q4_K, DType::Q5_K, DType::Q6_K] {
+    for dtype in [DType::F16, DType::BF16].into_iter().chain(DType::QUANTIZED) {
         let mut out = vec![0; values.len() / dtype.block_len() * dtype.block_bytes()];
-        group.bench_function(dtype.name(), |b| b.iter(|| encode(dtype, &values, &mut out)));
+        group.bench_function(dtype.name(), |b| b.iter(|| encode(dtype, &values, None, &mut out)));
     }
     group.finish();
 }

@@ -30,4 +30,9 @@ impl Work {
     pub(crate) fn progress(self, what: &str) -> Progress {
         Progress::bytes(self.progress, what)
     }
+
+    /// Progress of `what`, in steps.
+    pub(crate) fn steps(self, what: &str) -> Progress {
+        Progress::steps(self.progress, what)
+    }
 }

@@ -39,7 +39,7 @@ enum Name {
     Engine,
     /// Decode by context and by sequences at a time, beside llama.cpp's tools, as a picture too
     Growth,
-    /// Quantizing beside llama-quantize
+    /// Quantizing beside llama-quantize: what is lost, and how long it takes
     Quantize,
     /// Sealing and opening beside age and a synced copy; sealed models beside plain ones
     Seal,
@@ -106,7 +106,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     match args.name {
         Name::Engine => engine::rows(&peers, args.repeat, &mut row)?,
         Name::Growth => growth::rows(&peers, args.repeat, &args.picture, &mut row)?,
-        Name::Quantize => commands::quantize(&peers, args.repeat)?.into_iter().for_each(row),
+        Name::Quantize => commands::quantize(&peers, args.repeat, &mut row)?,
         Name::Seal => seal::rows(&peers, args.repeat)?.into_iter().for_each(row),
     }
     if args.json {

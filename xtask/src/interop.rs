@@ -12,6 +12,7 @@ mod kills;
 mod numbers;
 mod page;
 mod plaintext;
+mod quantize;
 mod remote;
 mod scan;
 mod signatures;
@@ -50,6 +51,8 @@ const CHECKS: &[(&str, Check)] = &[
     ("llama-ids", text::llama_ids),
     ("chat-template", text::chat_template),
     ("llama-runs-our-gguf", containers::llama_runs_our_gguf),
+    ("llama-quantize-mixtures", quantize::mixtures),
+    ("llama-imatrix", quantize::imatrix),
     ("gguf-py-decodes-our-gguf", containers::gguf_py_decodes_our_gguf),
     ("transformers-runs-our-directories", containers::transformers_runs_our_directories),
     ("convert-there-and-back", containers::convert_there_and_back),

@@ -12,7 +12,7 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use coffer_assess::{
     Assessment, Options, Policy, Subject, Verdict, assess, assessment::Text, figures::Figure, figures::Measured, figures::Scan,
-    report, resources::Resources,
+    policy::Reason, report, resources::Resources,
 };
 use coffer_store::Model;
 use std::{
@@ -196,25 +196,17 @@ pub(crate) fn print_verdicts(assessment: &Assessment) {
 
 /// `Q4_0: kl_mean 0.0312 nats, policy: at most 0.02 (max_kl_mean)`.
 fn reasons(name: &str, verdict: &Verdict) -> String {
-    let reasons: Vec<String> = verdict
-        .reasons
-        .iter()
-        .map(|r| {
-            let value = r.value.map_or_else(
-                || "not measured".to_owned(),
-                |v| format!("{v:.6}").trim_end_matches('0').trim_end_matches('.').to_owned(),
-            );
-            let unit = Figure::find(r.limit.figure).map_or("", |f| f.unit);
-            format!(
-                "{} {value} {unit}, policy: {} {} ({})",
-                r.limit.figure,
-                r.limit.bound.relation(),
-                r.limit.bound.limit(),
-                r.limit.key
-            )
-        })
-        .collect();
+    let reasons: Vec<String> = verdict.reasons.iter().map(reason).collect();
     if reasons.is_empty() { name.to_owned() } else { format!("{name}: {}", reasons.join("; ")) }
+}
+
+/// `kl_mean 0.0312 nats, policy: at most 0.02 (max_kl_mean)`.
+pub(crate) fn reason(r: &Reason) -> String {
+    let value = r
+        .value
+        .map_or_else(|| "not measured".to_owned(), |v| format!("{v:.6}").trim_end_matches('0').trim_end_matches('.').to_owned());
+    let unit = Figure::find(r.limit.figure).map_or("", |f| f.unit);
+    format!("{} {value} {unit}, policy: {} {} ({})", r.limit.figure, r.limit.bound.relation(), r.limit.bound.limit(), r.limit.key)
 }
 
 /// `NAME=PATH`, or a path named after its last part.

@@ -61,7 +61,7 @@ pub(crate) struct Args {
 
 /// Figures of a model on a text; those of divergence only beside a reference.
 #[derive(serde::Serialize)]
-struct Figures {
+pub(super) struct Figures {
     perplexity: f64,
     perplexity_standard_error: Option<f64>,
     tokens_scored: u64,
@@ -163,7 +163,7 @@ impl From<&Fidelity> for Figures {
 }
 
 impl Figures {
-    fn print(&self) {
+    pub(super) fn print(&self) {
         let error = |e: Option<f64>| e.map(|e| format!(" ± {e:.4}")).unwrap_or_default();
         outln!(
             "perplexity     {:.4}{} over {} tokens",

@@ -39,7 +39,7 @@ pub(crate) struct Args {
 #[derive(clap::Args, Clone, Copy, Debug)]
 pub(crate) struct Cut {
     /// Tokens of the text to use at most
-    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    #[arg(long, value_name = "N", default_value_t = 32_768)]
     max_tokens: usize,
     /// Tokens of a window; each is run on its own [default: 512, or the model's context if that is less]
     #[arg(long, value_name = "N")]

@@ -16,7 +16,7 @@ pub(crate) struct Flags {
     #[arg(long)]
     pub(crate) dry_run: bool,
     #[command(flatten)]
-    work: Work,
+    pub(crate) work: Work,
 }
 
 impl Flags {
@@ -28,6 +28,11 @@ impl Flags {
     /// Progress of `what`, in bytes.
     pub(crate) fn progress(self, what: &str) -> Progress {
         self.work.progress(what)
+    }
+
+    /// Progress of `what`, in steps.
+    pub(crate) fn steps(self, what: &str) -> Progress {
+        self.work.steps(what)
     }
 
     /// Tells what would be made.

@@ -1,14 +1,24 @@
 //! `coffer quantize`: fewer bits per weight, as GGUF.
 
-use crate::{commands::making, model_input::ModelArgs, recipients::SealTo, remote::Output};
-use anyhow::Result;
+mod gate;
+
+use crate::{
+    commands::{imatrix::Cut, making},
+    model_input::{Compute, ModelArgs},
+    output,
+    recipients::SealTo,
+    remote::Output,
+};
+use anyhow::{Result, ensure};
 use coffer_checkpoint::FileAt;
 use coffer_compress::{
-    CompressError, Importance,
-    quantize::{self, QuantizeParams, Scheme},
+    CompressError, Curvature, Importance, Summary,
+    quantize::{self, Inputs, QuantizeParams, Rounded, Scheme},
 };
+use coffer_engine::{Engine, LoadOptions};
 use coffer_model::ModelConfig;
-use coffer_store::Destination;
+use coffer_store::{Destination, Model};
+use gate::{Gate, HeldOut, Loss};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -31,6 +41,13 @@ pub(crate) struct Args {
     /// How much each column counts, as `coffer imatrix` or llama-imatrix measured it: less is lost where it matters
     #[arg(long, value_name = "IMATRIX.gguf")]
     imatrix: Option<PathBuf>,
+    /// Text like that which the model will see, plain or sealed: each column makes up for what those before it lost (GPTQ)
+    #[arg(long, value_name = "FILE", conflicts_with = "imatrix")]
+    text: Option<PathBuf>,
+    #[command(flatten)]
+    cut: Cut,
+    #[command(flatten)]
+    gate: Gate,
     #[command(flatten)]
     seal: SealTo,
     #[command(flatten)]
@@ -41,22 +58,61 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<()> {
     let recipients = args.seal.recipients()?;
     let model = args.model.open()?;
-    let importance = args.imatrix.as_deref().map(|path| read_imatrix(path, &model.config)).transpose()?.map(Arc::new);
-    let params = QuantizeParams { scheme: args.scheme, requantize: args.requantize, importance, threads: args.making.threads() };
+    let (inputs, held_out) = args.inputs(&model)?;
+    let params = QuantizeParams { scheme: args.scheme, requantize: args.requantize, inputs, threads: args.making.threads() };
     if args.making.dry_run {
         return args.making.planned(&quantize::plan(&model, &params).map_err(with_flag)?);
     }
-    let output = Destination { path: &args.output, recipients: &recipients };
+    // What is wrong with the request is said before anything takes long.
+    quantize::plan(&model, &params).map_err(with_flag)?;
+    ensure!(!args.output.exists(), "{}: exists already; nothing is overwritten", args.output.display());
+    let rounded = Rounded::with(&model, &params);
+    let loss = args.gate.measure(&model, &rounded, held_out, &args.model.identities, args.making.work)?;
+    let place = loss.as_ref().map_or_else(|| Ok(args.output.to_path_buf()), |loss| loss.place(&args.output))?;
+    let output = Destination { path: &place, recipients: &recipients };
     let mut progress = args.making.progress("quantizing");
     let made = quantize::quantize(&model, output, &params, &mut |done, total| progress.update(done, total));
     let summary = made.map_err(with_flag)?;
     drop(progress);
-    args.making.made(&args.output, &summary)
+    if args.making.work.json {
+        output::json(&Made { output: &place, summary: &summary, lost: loss.as_ref() })?;
+    } else {
+        args.making.made(&place, &summary)?;
+        loss.iter().for_each(Loss::print);
+    }
+    loss.map_or(Ok(()), |loss| loss.verdict(&place))
+}
+
+impl Args {
+    /// What the text or the importance matrix says, and what of the text is left to measure on.
+    fn inputs(&self, model: &Model) -> Result<(Inputs, Option<HeldOut>)> {
+        if let Some(path) = &self.imatrix {
+            return Ok((Inputs::Importance(Arc::new(read_imatrix(path, &model.config)?)), None));
+        }
+        let Some(path) = &self.text else { return Ok((Inputs::Unknown, None)) };
+        let text = self.model.identities.read_text(path)?;
+        let (learned, held_out) = self.gate.split(path, &text);
+        let calibration = self.cut.calibration(path, learned, model)?;
+        let options = LoadOptions { threads: self.making.threads(), ..Compute::default().options()? };
+        let engine = Engine::load(&model.config, &*model.weights, options, &mut |_, _| {})?;
+        let mut progress = self.making.steps("running the text");
+        let curvature = Curvature::of(&engine, &calibration, &mut |done, total| progress.update(done, total))?;
+        Ok((Inputs::Curvature(Arc::new(curvature)), held_out))
+    }
 }
 
 fn read_imatrix(path: &Path, config: &ModelConfig) -> Result<Importance> {
     let file = FileAt::open(path)?;
     Ok(Importance::read(&path.display().to_string(), Arc::new(file), config)?)
+}
+
+/// For programs.
+#[derive(serde::Serialize)]
+struct Made<'a> {
+    output: &'a Path,
+    #[serde(flatten)]
+    summary: &'a Summary,
+    lost: Option<&'a Loss>,
 }
 
 /// Names the flag where the library names what it allows.

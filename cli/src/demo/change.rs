@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use coffer_compress::{
     merge,
     prune::{self, PruneParams},
-    quantize::{self, QuantizeParams, Scheme},
+    quantize::{self, Inputs, QuantizeParams, Scheme},
 };
 use coffer_store::{FileSet, Model};
 use std::path::{Path, PathBuf};
@@ -43,7 +43,7 @@ pub(super) fn run(demo: &Demo, model: &Model) -> Result<Vec<Variant>> {
         let summary = quantize::quantize(
             model,
             &path,
-            &QuantizeParams { scheme, requantize: false, importance: None, threads },
+            &QuantizeParams { scheme, requantize: false, inputs: Inputs::Unknown, threads },
             &mut |_, _| {},
         )?;
         say::line(&format!("quantize --type {:8} {}", scheme.to_string(), describe(&summary)));

@@ -25,7 +25,6 @@ use half::f16;
 /// Returns [`EncodeError`] if there is no encoder for `dtype`, if the lengths contradict each other, or if a value is
 /// not finite or too large for the format.
 pub fn encode(dtype: DType, values: &[f32], weights: Option<&[f32]>, out: &mut [u8]) -> Result<(), EncodeError> {
-    let encoder = encoder(dtype).ok_or(EncodeError::Unsupported(dtype))?;
     let blocks = values.len() / dtype.block_len();
     let weighted = weights.is_none_or(|w| w.len() == values.len());
     if !values.len().is_multiple_of(dtype.block_len()) || blocks * dtype.block_bytes() != out.len() || !weighted {
@@ -34,12 +33,39 @@ pub fn encode(dtype: DType, values: &[f32], weights: Option<&[f32]>, out: &mut [
     if let Some(index) = first_not_finite(values) {
         return Err(EncodeError::NotFinite { index, value: values[index] });
     }
-    encoder(values, weights, out).map_err(|Overflow { index }| EncodeError::Overflow { dtype, index, value: values[index] })
+    let encoded = match (plain_encoder(dtype), searched_encoder(dtype)) {
+        (_, Some(encode)) if weights.is_some() => encode(values, weights, out),
+        (Some(encode), _) => encode(values, out),
+        (None, Some(encode)) => encode(values, None, out),
+        (None, None) => return Err(EncodeError::Unsupported(dtype)),
+    };
+    encoded.map_err(|Overflow { index }| EncodeError::Overflow { dtype, index, value: values[index] })
+}
+
+/// A row of values whose scales are chosen and whose codes are not.
+pub(crate) trait Row {
+    /// Gives value `i` the code nearest to `v`, and returns what that code stands for.
+    fn round(&mut self, i: usize, v: f32) -> f32;
+    /// Writes the whole row.
+    fn store(&self, out: &mut [u8]);
+}
+
+/// Searches the scales of a row for `values`, whose squared errors count as `weights`; `None` for a type without a search.
+///
+/// # Errors
+/// As [`encode`].
+pub(crate) fn row(dtype: DType, values: &[f32], weights: &[f32]) -> Result<Option<Box<dyn Row>>, EncodeError> {
+    let Some(search) = row_searcher(dtype) else { return Ok(None) };
+    if let Some(index) = first_not_finite(values) {
+        return Err(EncodeError::NotFinite { index, value: values[index] });
+    }
+    let found = search(values, weights);
+    found.map(Some).map_err(|Overflow { index }| EncodeError::Overflow { dtype, index, value: values[index] })
 }
 
 /// Whether [`encode`] can write `dtype`.
 pub fn supports(dtype: DType) -> bool {
-    encoder(dtype).is_some()
+    plain_encoder(dtype).is_some() || searched_encoder(dtype).is_some()
 }
 
 /// Why values could not be encoded. Indices count from the first value given.
@@ -84,9 +110,21 @@ struct Overflow {
     index: usize,
 }
 
-type Encoder = fn(&[f32], Option<&[f32]>, &mut [u8]) -> Result<(), Overflow>;
+/// A block of quantized values between the choice of its scales and its bytes.
+trait Block<const N: usize, const B: usize>: Sized {
+    /// Chooses the scales for values `x` whose squared errors count as `w`; `None` if one exceeds `f16`.
+    fn search(x: &[f32; N], w: Option<&[f32; N]>) -> Option<Self>;
+    /// Gives value `i` the code nearest to `v` under these scales, and returns what that code stands for.
+    fn round(&mut self, i: usize, v: f32) -> f32;
+    /// Writes scales and codes.
+    fn store(&self, out: &mut [u8; B]);
+}
 
-fn encoder(dtype: DType) -> Option<Encoder> {
+type Plain = fn(&[f32], &mut [u8]) -> Result<(), Overflow>;
+type Searched = fn(&[f32], Option<&[f32]>, &mut [u8]) -> Result<(), Overflow>;
+
+/// The encoder of a type that looks at the values alone.
+fn plain_encoder(dtype: DType) -> Option<Plain> {
     Some(match dtype {
         DType::F32 => plain::f32,
         DType::F16 => plain::f16,
@@ -96,15 +134,74 @@ fn encoder(dtype: DType) -> Option<Encoder> {
         DType::Q4_1 => simple::q4_1,
         DType::Q5_0 => simple::q5_0,
         DType::Q5_1 => simple::q5_1,
-        DType::Q2_K => affine::q2_k,
-        DType::Q3_K => symmetric::q3_k,
-        DType::Q4_K => affine::q4_k,
-        DType::Q5_K => affine::q5_k,
-        DType::Q6_K => symmetric::q6_k,
-        DType::IQ4_NL => symmetric::iq4_nl,
-        DType::IQ4_XS => symmetric::iq4_xs,
         _ => return None,
     })
+}
+
+/// Calls `$generic::<block, values, bytes>` for the block of a type whose scales can be searched for.
+macro_rules! with_block {
+    ($dtype:expr, $generic:ident) => {
+        Some(match $dtype {
+            DType::Q4_0 => $generic::<symmetric::Q40, 32, 18>,
+            DType::Q4_1 => $generic::<affine::Q41, 32, 20>,
+            DType::Q5_0 => $generic::<symmetric::Q50, 32, 22>,
+            DType::Q5_1 => $generic::<affine::Q51, 32, 24>,
+            DType::Q2_K => $generic::<affine::Q2K, 256, 84>,
+            DType::Q3_K => $generic::<symmetric::Q3K, 256, 110>,
+            DType::Q4_K => $generic::<affine::Q4K, 256, 144>,
+            DType::Q5_K => $generic::<affine::Q5K, 256, 176>,
+            DType::Q6_K => $generic::<symmetric::Q6K, 256, 210>,
+            DType::IQ4_NL => $generic::<symmetric::Iq4Nl, 32, 18>,
+            DType::IQ4_XS => $generic::<symmetric::Iq4Xs, 256, 136>,
+            _ => return None,
+        })
+    };
+}
+
+fn searched_encoder(dtype: DType) -> Option<Searched> {
+    with_block!(dtype, searched)
+}
+
+/// Searches the scales of each block, then rounds each value on its own.
+fn searched<T: Block<N, B>, const N: usize, const B: usize>(
+    values: &[f32],
+    weights: Option<&[f32]>,
+    out: &mut [u8],
+) -> Result<(), Overflow> {
+    each_block::<N, B>(values, weights, out, |x, w, out| {
+        let mut block = T::search(x, w)?;
+        for (i, &v) in x.iter().enumerate() {
+            block.round(i, v);
+        }
+        block.store(out);
+        Some(())
+    })
+}
+
+type RowSearcher = fn(&[f32], &[f32]) -> Result<Box<dyn Row>, Overflow>;
+
+fn row_searcher(dtype: DType) -> Option<RowSearcher> {
+    with_block!(dtype, row_of)
+}
+
+struct Blocks<T, const N: usize, const B: usize>(Vec<T>);
+
+fn row_of<T: Block<N, B> + 'static, const N: usize, const B: usize>(
+    values: &[f32],
+    weights: &[f32],
+) -> Result<Box<dyn Row>, Overflow> {
+    let blocks = values.as_chunks::<N>().0.iter().zip(weights.as_chunks::<N>().0).enumerate();
+    let blocks = blocks.map(|(i, (x, w))| T::search(x, Some(w)).ok_or(Overflow { index: i * N }));
+    Ok(Box::new(Blocks::<T, N, B>(blocks.collect::<Result<_, _>>()?)))
+}
+
+impl<T: Block<N, B>, const N: usize, const B: usize> Row for Blocks<T, N, B> {
+    fn round(&mut self, i: usize, v: f32) -> f32 {
+        self.0[i / N].round(i % N, v)
+    }
+    fn store(&self, out: &mut [u8]) {
+        self.0.iter().zip(out.as_chunks_mut::<B>().0).for_each(|(block, out)| block.store(out));
+    }
 }
 
 fn first_not_finite(values: &[f32]) -> Option<usize> {

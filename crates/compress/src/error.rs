@@ -106,6 +106,12 @@ pub enum CompressError {
         /// How many are needed.
         need: usize,
     },
+    /// Second moments of all inputs do not fit.
+    #[error("learning from a text takes {} MB of memory for this model, which there is not; --imatrix takes little", bytes / 1_000_000)]
+    CurvatureMemory {
+        /// Bytes.
+        bytes: usize,
+    },
     /// An importance matrix that does not fit the model.
     #[error("importance matrix: {reason}")]
     ForeignImportance {

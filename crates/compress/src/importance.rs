@@ -202,3 +202,75 @@ impl Observer for Squares {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use coffer_checkpoint::MemoryAt;
+
+    fn config() -> ModelConfig {
+        let json = r#"{"model_type":"qwen3_moe","hidden_size":64,"num_hidden_layers":2,"num_attention_heads":4,
+            "num_key_value_heads":2,"head_dim":16,"intermediate_size":96,"vocab_size":100,"max_position_embeddings":128,
+            "num_experts":3,"num_experts_per_tok":2,"moe_intermediate_size":32,"norm_topk_prob":true}"#;
+        ModelConfig::from_hf(json.as_bytes(), None).unwrap()
+    }
+
+    /// Every input different; one expert was never chosen.
+    fn importance(config: &ModelConfig) -> Importance {
+        let mut inputs = BTreeMap::new();
+        for (i, node) in coffer_model::LayerGraph::of(config).prunable().enumerate() {
+            if node.weight.contains("layers.1.mlp.experts.1.") {
+                continue;
+            }
+            let cols = *node.shape.last().unwrap() as usize;
+            let squares = (0..cols).map(|c| (100 * i + c) as f32).collect();
+            inputs.insert(node.weight.clone(), Arc::new(Input { squares, count: 10.0 + i as f32 }));
+        }
+        Importance { texts: vec!["a.txt".into()], windows: 3, window: 512, inputs }
+    }
+
+    fn file(importance: &Importance, config: &ModelConfig) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        importance.write(&mut bytes, config).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_unchosen_experts_stay_unknown() {
+        let config = config();
+        let written = importance(&config);
+        let read = Importance::read("i.gguf", Arc::new(MemoryAt::new("i", file(&written, &config))), &config).unwrap();
+        assert_eq!((&read.texts, read.windows, read.window), (&written.texts, 3, 512));
+        for (name, input) in &written.inputs {
+            let want: Vec<f32> = input.squares.iter().map(|s| s / input.count).collect();
+            assert_eq!(read.columns(name, input.squares.len() as u64).unwrap().unwrap(), want, "{name}");
+        }
+        let unchosen = "model.layers.1.mlp.experts.1.down_proj.weight";
+        assert_eq!(read.columns(unchosen, 32).unwrap(), None);
+        assert!(read.columns("model.layers.0.self_attn.q_proj.weight", 65).is_err());
+    }
+
+    #[test]
+    fn files_of_other_models_and_other_files_are_refused() {
+        let config = config();
+        let bytes = file(&importance(&config), &config);
+        let wider = ModelConfig { hidden: 128, ..config.clone() };
+        let read = |bytes: &[u8], config: &ModelConfig| {
+            Importance::read("i.gguf", Arc::new(MemoryAt::new("i", bytes.to_vec())), config).unwrap_err().to_string()
+        };
+        let other = read(&bytes, &wider);
+        assert!(other.contains("another model"), "{other}");
+        let mut metadata = Metadata::default();
+        metadata.set("general.type", Value::String("model".into()));
+        let mut model = Vec::new();
+        GgufWriter::new(&mut model, &metadata, &[]).unwrap().finish().unwrap();
+        let model = read(&model, &config);
+        assert!(model.contains("no importance matrix"), "{model}");
+        let nan = [f32::NAN.to_le_bytes(), 1.0f32.to_le_bytes()].concat();
+        let mut broken = bytes;
+        let at = broken.len() - 64;
+        broken[at..at + 8].copy_from_slice(&nan);
+        let broken = read(&broken, &config);
+        assert!(broken.contains("no sums of squares"), "{broken}");
+    }
+}

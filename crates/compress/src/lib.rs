@@ -5,6 +5,7 @@
 
 pub mod adapter;
 pub mod calibration;
+pub mod curvature;
 pub mod driver;
 pub mod encode;
 pub mod error;
@@ -18,6 +19,7 @@ mod rows;
 mod testing;
 
 pub use calibration::Calibration;
+pub use curvature::Curvature;
 pub use driver::{Plan, Progress, Summary};
 pub use error::CompressError;
 pub use importance::Importance;

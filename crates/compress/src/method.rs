@@ -34,6 +34,8 @@ pub enum Needs {
     Nothing,
     /// How much each column counts.
     Importance,
+    /// How columns vary together.
+    Curvature,
 }
 
 /// What kind of change a method makes: the command it belongs to.
@@ -64,8 +66,13 @@ pub struct Entry {
 }
 
 /// All methods.
-pub static METHODS: &[&Entry] =
-    &[&crate::quantize::ENTRY, &crate::quantize::WEIGHTED, &crate::prune::magnitude::ENTRY, &crate::merge::linear::ENTRY];
+pub static METHODS: &[&Entry] = &[
+    crate::quantize::ENTRIES[0],
+    crate::quantize::ENTRIES[1],
+    crate::quantize::ENTRIES[2],
+    &crate::prune::magnitude::ENTRY,
+    &crate::merge::linear::ENTRY,
+];
 
 /// Names of the methods of one kind, for messages.
 pub fn names(kind: Kind) -> String {

@@ -1,13 +1,15 @@
 //! Quantization to GGUF's block formats, weights alone.
 
+mod gptq;
 mod mixture;
 mod rounded;
 
+use gptq::Feedback;
 pub use mixture::Scheme;
 pub use rounded::Rounded;
 
 use crate::{
-    CompressError, Importance, Method, Plan, Progress, Summary, Task, driver,
+    CompressError, Curvature, Importance, Method, Plan, Progress, Summary, Task, driver,
     method::{Entry, Kind, Needs},
     rows,
 };
@@ -23,14 +25,26 @@ pub struct QuantizeParams {
     pub scheme: Scheme,
     /// Accept a source that is quantized already.
     pub requantize: bool,
-    /// How much each column counts, as far as it is known.
-    pub importance: Option<Arc<Importance>>,
+    /// What is known of the inputs of matrices: it decides on the method.
+    pub inputs: Inputs,
     /// Threads, at least one.
     pub threads: usize,
 }
 
+/// What is known of the inputs of matrices.
+#[derive(Clone, Debug, Default)]
+pub enum Inputs {
+    /// Nothing: `nearest`.
+    #[default]
+    Unknown,
+    /// How large they are: `weighted`.
+    Importance(Arc<Importance>),
+    /// How they vary together: `gptq`.
+    Curvature(Arc<Curvature>),
+}
+
 /// Rounding to the nearest, with a search for the scales of least squared error.
-pub static ENTRY: Entry = Entry {
+static ENTRY: Entry = Entry {
     kind: Kind::Quantize,
     name: "nearest",
     id: "nearest@1",
@@ -39,13 +53,16 @@ pub static ENTRY: Entry = Entry {
 };
 
 /// The same, with columns that count as much as the activations they meet are large.
-pub static WEIGHTED: Entry = Entry {
+static WEIGHTED: Entry = Entry {
     kind: Kind::Quantize,
     name: "weighted",
     id: "weighted@1",
     needs: Needs::Importance,
     about: "as nearest, and the error of a column counts as much as the activations that meet it are large",
 };
+
+/// Methods of this command.
+pub(crate) static ENTRIES: [&Entry; 3] = [&ENTRY, &WEIGHTED, &gptq::ENTRY];
 
 /// What [`quantize`] would write.
 ///
@@ -75,28 +92,44 @@ struct Quantize {
     config: ModelConfig,
     scheme: Scheme,
     requantize: bool,
-    importance: Option<Arc<Importance>>,
+    rounding: Rounding,
+}
+
+/// How values become codes.
+enum Rounding {
+    Nearest,
+    Weighted(Arc<Importance>),
+    Feedback(Feedback),
 }
 
 impl Quantize {
     fn of(model: &Model, params: &QuantizeParams) -> Self {
-        let QuantizeParams { scheme, requantize, ref importance, .. } = *params;
+        let QuantizeParams { scheme, requantize, ref inputs, .. } = *params;
+        let rounding = match inputs {
+            Inputs::Unknown => Rounding::Nearest,
+            Inputs::Importance(importance) => Rounding::Weighted(Arc::clone(importance)),
+            Inputs::Curvature(curvature) => Rounding::Feedback(Feedback::new(Arc::clone(curvature))),
+        };
         let (source, config) = (model.weights.clone(), model.config.clone());
-        Self { source, config, scheme, requantize, importance: importance.clone() }
+        Self { source, config, scheme, requantize, rounding }
     }
 
     /// The tensors of the new model.
     fn outputs(&self) -> TensorIndex {
         let index = self.source.index();
         let tied = index.find(mixture::HEAD).is_none();
-        let facts = mixture::Facts { config: &self.config, tied, importance: self.importance.is_some() };
+        let facts = mixture::Facts { config: &self.config, tied, importance: !matches!(self.rounding, Rounding::Nearest) };
         index.with_types(|t| self.scheme.dtype_of(t, facts))
     }
 }
 
 impl Method for Quantize {
     fn entry(&self) -> &'static Entry {
-        if self.importance.is_some() { &WEIGHTED } else { &ENTRY }
+        match self.rounding {
+            Rounding::Nearest => &ENTRY,
+            Rounding::Weighted(_) => &WEIGHTED,
+            Rounding::Feedback(_) => &gptq::ENTRY,
+        }
     }
 
     fn plan(&self) -> Result<Vec<Task>, CompressError> {
@@ -113,12 +146,18 @@ impl Method for Quantize {
             return rows::read_raw(&*self.source, id, rows);
         }
         let values = rows::read(&*self.source, id, rows.clone())?;
-        let columns = match &self.importance {
-            Some(importance) if task.output.dtype.is_quantized() => importance.columns(&info.name, info.cols())?,
-            _ => None,
-        };
-        let weights = columns.map(|columns| weigh(&values, &columns));
-        rows::encode_weighted(&task.output, rows.start, &values, weights.as_deref())
+        match &self.rounding {
+            Rounding::Weighted(importance) if task.output.dtype.is_quantized() => {
+                let columns = importance.columns(&info.name, info.cols())?;
+                let weights = columns.map(|columns| weigh(&values, &columns));
+                rows::encode_weighted(&task.output, rows.start, &values, weights.as_deref())
+            }
+            Rounding::Feedback(feedback) => match feedback.encode(&task.output, rows.start, &values)? {
+                Some(bytes) => Ok(bytes),
+                None => rows::encode_rows(&task.output, rows.start, &values),
+            },
+            _ => rows::encode_rows(&task.output, rows.start, &values),
+        }
     }
 }
 
@@ -154,7 +193,7 @@ mod tests {
             config: mixture::tests::config(8),
             scheme,
             requantize,
-            importance: None,
+            rounding: Rounding::Nearest,
         }
     }
 

@@ -175,6 +175,25 @@ proptest! {
         }
     }
 
+    /// Columns that count more come back closer: in the weighted sum of squares, a search that knows the weights is not worse than
+    /// one that does not.
+    #[test]
+    fn weights_are_heeded(values in prop::collection::vec(-1.0f32..1.0, 1024), seed in any::<u64>()) {
+        let weights: Vec<f32> = (0..1024u64).map(|i| [0.01, 1.0, 30.0][(seed.rotate_left(i as u32 % 64) % 3) as usize]).collect();
+        let error = |dtype: DType, weights_known: Option<&[f32]>| {
+            let mut raw = vec![0; values.len() / dtype.block_len() * dtype.block_bytes()];
+            encode(dtype, &values, weights_known, &mut raw).unwrap();
+            let mut back = vec![0.0; values.len()];
+            blocks::decode(dtype, &raw, &mut back).unwrap();
+            let terms = values.iter().zip(&back).zip(&weights);
+            terms.map(|((x, y), w)| f64::from(*w) * (f64::from(*x) - f64::from(*y)).powi(2)).sum::<f64>()
+        };
+        for dtype in DType::QUANTIZED {
+            let (known, unknown) = (error(dtype, Some(&weights)), error(dtype, None));
+            prop_assert!(known <= 1.02 * unknown, "{}: {} known, {} unknown", dtype, known, unknown);
+        }
+    }
+
     /// Any finite values at all: an encoder either refuses them or gives numbers.
     #[test]
     fn no_bits_make_nan(bits in prop::collection::vec(any::<u32>(), 256)) {

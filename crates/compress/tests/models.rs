@@ -7,7 +7,7 @@ use coffer_compress::{
     CompressError,
     merge::{self, merge},
     prune::{self, PruneParams, prune},
-    quantize::{self, QuantizeParams, Scheme, quantize},
+    quantize::{self, Inputs, QuantizeParams, Scheme, quantize},
 };
 use coffer_store::{Container, FileSet, Model, open};
 use std::{
@@ -38,7 +38,7 @@ fn quantized_models_are_as_planned_the_same_on_any_threads_and_close() {
     let dir = tempfile::tempdir().unwrap();
     let model = scribe();
     for (scheme, error) in [(Scheme::Q8_0, 0.01), (Scheme::Q6_K, 0.03), (Scheme::Q4_K_M, 0.12), (Scheme::Q4_0, 0.15)] {
-        let params = |threads| QuantizeParams { scheme, requantize: false, importance: None, threads };
+        let params = |threads| QuantizeParams { scheme, requantize: false, inputs: Inputs::Unknown, threads };
         let path = |n: usize| dir.path().join(format!("{scheme}-{n}.gguf"));
         let mut last = (0, 0);
         let summary = quantize(&model, &path(1), &params(1), &mut |done, total| last = (done, total)).unwrap();

@@ -178,7 +178,7 @@ pub(super) fn quantized(peers: &Peers, model: &Path, kind: &str) -> Result<PathB
         // BF16 is what the shape is in already.
         let mut command = peers.coffer(if kind == "BF16" { "convert" } else { "quantize" })?;
         if kind != "BF16" {
-            command.args(["--type", kind]);
+            command.args(["--type", kind, "--no-eval"]);
         }
         output(command.arg(model).arg("-o").arg(&out))?;
     }

@@ -31,7 +31,7 @@ fn verdict(peers: &Peers, model: &Path, url: &str, arguments: &[&str]) -> Result
 fn quantized(peers: &Peers, folder: &Path) -> Result<[PathBuf; 2]> {
     let paths = ["Q4_0", "Q8_0"].map(|kind| folder.join(format!("{kind}.gguf")));
     for (path, kind) in paths.iter().zip(["Q4_0", "Q8_0"]) {
-        run(peers.coffer("quantize")?.arg(scribe(peers)).args(["--type", kind, "-o"]).arg(path))?;
+        run(peers.coffer("quantize")?.arg(scribe(peers)).args(["--type", kind, "--no-eval", "-o"]).arg(path))?;
     }
     Ok(paths)
 }

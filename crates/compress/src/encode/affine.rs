@@ -6,81 +6,141 @@
 //! really made. All sub-blocks of a super-block are searched at once, one in each vector lane.
 
 use super::lanes::{Alike, Lanes, Transposed, Weights, lanes, transposed};
-use super::{Overflow, each_block, greatest, least, pack, reciprocal, round_even, to_f16, to_f16_outward};
+use super::{Block, greatest, least, pack, reciprocal, round_even, to_f16, to_f16_outward};
+use half::f16;
 
 /// `d`, `dmin` (f16), 12 bytes of scales and minima, 128 bytes of nibbles.
-pub(super) fn q4_k(values: &[f32], weights: Option<&[f32]>, out: &mut [u8]) -> Result<(), Overflow> {
-    each_block::<256, 144>(values, weights, out, |x, w, out| {
-        let Super { d, dmin, s, m, codes } = Super::<8>::of::<32, 15, 63>(x, w)?;
+pub(super) struct Q4K(Super<8>);
+
+impl Block<256, 144> for Q4K {
+    fn search(x: &[f32; 256], w: Option<&[f32; 256]>) -> Option<Self> {
+        Super::of::<32, 15, 63>(x, w).map(Self)
+    }
+    #[inline(always)]
+    fn round(&mut self, i: usize, v: f32) -> f32 {
+        self.0.round::<32, 15>(i, v)
+    }
+    fn store(&self, out: &mut [u8; 144]) {
         let (header, nibbles) = out.split_at_mut(16);
-        pack::halves([d, dmin], header);
-        pack::six_bit_pairs(&s, &m, &mut header[4..]);
-        pack::nibbles_by_64(&codes, nibbles);
-        Some(())
-    })
+        self.0.store_header(header);
+        pack::nibbles_by_64(&self.0.codes, nibbles);
+    }
 }
 
 /// `d`, `dmin` (f16), 12 bytes of scales and minima, 32 bytes of fifth bits, 128 bytes of nibbles.
-pub(super) fn q5_k(values: &[f32], weights: Option<&[f32]>, out: &mut [u8]) -> Result<(), Overflow> {
-    each_block::<256, 176>(values, weights, out, |x, w, out| {
-        let Super { d, dmin, s, m, codes } = Super::<8>::of::<32, 31, 63>(x, w)?;
+pub(super) struct Q5K(Super<8>);
+
+impl Block<256, 176> for Q5K {
+    fn search(x: &[f32; 256], w: Option<&[f32; 256]>) -> Option<Self> {
+        Super::of::<32, 31, 63>(x, w).map(Self)
+    }
+    #[inline(always)]
+    fn round(&mut self, i: usize, v: f32) -> f32 {
+        self.0.round::<32, 31>(i, v)
+    }
+    fn store(&self, out: &mut [u8; 176]) {
         let (header, rest) = out.split_at_mut(16);
         let (high, nibbles) = rest.split_at_mut(32);
-        pack::halves([d, dmin], header);
-        pack::six_bit_pairs(&s, &m, &mut header[4..]);
+        self.0.store_header(header);
         for (i, h) in high.iter_mut().enumerate() {
-            *h = (0..8).fold(0, |h, sub| h | (codes[sub * 32 + i] >> 4) << sub);
+            *h = (0..8).fold(0, |h, sub| h | (self.0.codes[sub * 32 + i] >> 4) << sub);
         }
-        pack::nibbles_by_64(&codes, nibbles);
-        Some(())
-    })
+        pack::nibbles_by_64(&self.0.codes, nibbles);
+    }
 }
 
 /// 16 bytes of a scale and a minimum each, 64 bytes of bit pairs, `d`, `dmin` (f16).
-pub(super) fn q2_k(values: &[f32], weights: Option<&[f32]>, out: &mut [u8]) -> Result<(), Overflow> {
-    each_block::<256, 84>(values, weights, out, |x, w, out| {
-        let Super { d, dmin, s, m, codes } = Super::<16>::of::<16, 3, 15>(x, w)?;
-        for (o, (s, m)) in out.iter_mut().zip(s.iter().zip(&m)) {
+pub(super) struct Q2K(Super<16>);
+
+impl Block<256, 84> for Q2K {
+    fn search(x: &[f32; 256], w: Option<&[f32; 256]>) -> Option<Self> {
+        Super::of::<16, 3, 15>(x, w).map(Self)
+    }
+    #[inline(always)]
+    fn round(&mut self, i: usize, v: f32) -> f32 {
+        self.0.round::<16, 3>(i, v)
+    }
+    fn store(&self, out: &mut [u8; 84]) {
+        for (o, (s, m)) in out.iter_mut().zip(self.0.s.iter().zip(&self.0.m)) {
             *o = s | m << 4;
         }
-        pack::pairs_by_128(&codes, &mut out[16..80]);
-        pack::halves([d, dmin], &mut out[80..]);
-        Some(())
-    })
+        pack::pairs_by_128(&self.0.codes, &mut out[16..80]);
+        pack::halves([self.0.d, self.0.dmin], &mut out[80..]);
+    }
 }
 
 /// `d`, `m` (f16), 16 bytes of nibbles: `x ≈ d·q + m`.
-pub(super) fn q4_1(x: &[f32; 32], w: &[f32; 32], out: &mut [u8; 20]) -> Option<()> {
-    let codes = block::<15>(x, w, out)?;
-    pack::nibbles(&codes, &mut out[4..]);
-    Some(())
+pub(super) struct Q41(Single);
+
+impl Block<32, 20> for Q41 {
+    fn search(x: &[f32; 32], w: Option<&[f32; 32]>) -> Option<Self> {
+        Single::of::<15>(x, w).map(Self)
+    }
+    #[inline(always)]
+    fn round(&mut self, i: usize, v: f32) -> f32 {
+        self.0.round::<15>(i, v)
+    }
+    fn store(&self, out: &mut [u8; 20]) {
+        pack::halves([self.0.d, self.0.m], out);
+        pack::nibbles(&self.0.codes, &mut out[4..]);
+    }
 }
 
 /// `d`, `m` (f16), 32 fifth bits, 16 bytes of nibbles: `x ≈ d·q + m`.
-pub(super) fn q5_1(x: &[f32; 32], w: &[f32; 32], out: &mut [u8; 24]) -> Option<()> {
-    let codes = block::<31>(x, w, out)?;
-    pack::five_bits(&codes, &mut out[4..]);
-    Some(())
+pub(super) struct Q51(Single);
+
+impl Block<32, 24> for Q51 {
+    fn search(x: &[f32; 32], w: Option<&[f32; 32]>) -> Option<Self> {
+        Single::of::<31>(x, w).map(Self)
+    }
+    #[inline(always)]
+    fn round(&mut self, i: usize, v: f32) -> f32 {
+        self.0.round::<31>(i, v)
+    }
+    fn store(&self, out: &mut [u8; 24]) {
+        pack::halves([self.0.d, self.0.m], out);
+        pack::five_bits(&self.0.codes, &mut out[4..]);
+    }
 }
 
-/// Writes scale and minimum of a block of its own and returns its codes.
-fn block<const MAX: u8>(x: &[f32; 32], w: &[f32; 32], out: &mut [u8]) -> Option<[u8; 32]> {
-    let (x, w) = (transposed::<1, 32>(x), transposed::<1, 32>(w));
-    // Its minimum need not be below zero.
-    let ([scale], [min]) = search(&x, &w, f32::from(MAX), false);
-    let (d, m) = (to_f16(scale)?, to_f16(-min)?);
-    pack::halves([d, m], out);
-    let (inverse, m) = (reciprocal(d.to_f32()), m.to_f32());
-    Some(x.map(|[v]| code(v - m, inverse, f32::from(MAX)) as u8))
+/// A block with a scale and a minimum of its own, which need not be below zero.
+struct Single {
+    d: f16,
+    m: f16,
+    codes: [u8; 32],
 }
 
-/// A super-block of `S` sub-blocks as it is stored.
+impl Single {
+    /// Codes are 0 to `MAX`; `None` if scale or minimum exceeds `f16`.
+    fn of<const MAX: u8>(x: &[f32; 32], w: Option<&[f32; 32]>) -> Option<Self> {
+        let x = transposed::<1, 32>(x);
+        let ([scale], [min]) = match w {
+            None => search(&x, Alike, f32::from(MAX), false),
+            Some(w) => search(&x, &transposed::<1, 32>(w), f32::from(MAX), false),
+        };
+        Some(Self { d: to_f16(scale)?, m: to_f16(-min)?, codes: [0; 32] })
+    }
+
+    #[inline(always)]
+    fn round<const MAX: u8>(&mut self, i: usize, v: f32) -> f32 {
+        let (d, m) = (self.d.to_f32(), self.m.to_f32());
+        let code = code(v - m, reciprocal(d), f32::from(MAX));
+        self.codes[i] = code as u8;
+        code * d + m
+    }
+}
+
+/// A super-block of `S` sub-blocks.
 struct Super<const S: usize> {
-    d: half::f16,
-    dmin: half::f16,
+    d: f16,
+    dmin: f16,
     /// Scales and minima in units of `d` and `dmin`.
     s: [u8; S],
     m: [u8; S],
+    /// What they stand for, and the inverse of the scales.
+    scale: Lanes<S>,
+    min: Lanes<S>,
+    inverse: Lanes<S>,
     codes: [u8; 256],
 }
 
@@ -97,12 +157,36 @@ impl<const S: usize> Super<S> {
     fn weighted<const L: usize, const MAX: u8, const TOP: u8>(x: &Transposed<S, L>, w: impl Weights<S, L>) -> Option<Self> {
         let (max, top) = (f32::from(MAX), f32::from(TOP));
         let (scales, mins) = search(x, w, max, true);
-        let d = to_f16_outward(largest(&scales) / top)?;
-        let dmin = to_f16_outward(largest(&mins) / top)?;
-        let shared = Shared { d: d.to_f32(), dmin: dmin.to_f32(), max, top };
-        let (s, m) = shared.best_integers(x, w, &scales, &mins);
-        let codes = shared.codes(x, &s, &m);
-        Some(Self { d, dmin, s: s.map(|v| v as u8), m: m.map(|v| v as u8), codes })
+        let (stored_d, stored_dmin) = (to_f16_outward(largest(&scales) / top)?, to_f16_outward(largest(&mins) / top)?);
+        let (d, dmin) = (stored_d.to_f32(), stored_dmin.to_f32());
+        let (s, m) = Shared { d, dmin, max, top }.best_integers(x, w, &scales, &mins);
+        let (scale, min) = (s.map(|s| d * s), m.map(|m| dmin * m));
+        Some(Self {
+            d: stored_d,
+            dmin: stored_dmin,
+            s: s.map(|v| v as u8),
+            m: m.map(|v| v as u8),
+            scale,
+            min,
+            inverse: scale.map(reciprocal),
+            codes: [0; 256],
+        })
+    }
+
+    #[inline(always)]
+    fn round<const L: usize, const MAX: u8>(&mut self, i: usize, v: f32) -> f32 {
+        let j = i / L;
+        let code = code(v + self.min[j], self.inverse[j], f32::from(MAX));
+        self.codes[i] = code as u8;
+        self.scale[j] * code - self.min[j]
+    }
+}
+
+impl Super<8> {
+    /// `d`, `dmin`, scales and minima in 16 bytes.
+    fn store_header(&self, out: &mut [u8]) {
+        pack::halves([self.d, self.dmin], out);
+        pack::six_bit_pairs(&self.s, &self.m, &mut out[4..]);
     }
 }
 
@@ -264,14 +348,6 @@ impl Shared {
             }
         }
         error
-    }
-
-    fn codes<const S: usize, const L: usize>(&self, x: &Transposed<S, L>, s: &Lanes<S>, m: &Lanes<S>) -> [u8; 256] {
-        let inverse = s.map(|s| reciprocal(self.d * s));
-        std::array::from_fn(|i| {
-            let j = i / L;
-            code(x[i % L][j] + self.dmin * m[j], inverse[j], self.max) as u8
-        })
     }
 
     fn integer(&self, v: f32) -> f32 {

@@ -1,10 +1,9 @@
-//! Blocks of 32 with one scale (and one minimum): Q8_0, Q4_0, Q4_1, Q5_0, Q5_1. Byte for byte ggml's reference encoders,
-//! unless values differ in importance.
+//! Blocks of 32 with one scale (and one minimum): Q8_0, Q4_0, Q4_1, Q5_0, Q5_1. Byte for byte ggml's reference encoders.
 
-use super::{Overflow, affine, each_block, greatest, least, pack, reciprocal, symmetric, to_f16};
+use super::{Overflow, each_block, greatest, least, pack, reciprocal, to_f16};
 
 /// `d` (f16), 32 signed bytes: `x ≈ d·q`.
-pub(super) fn q8_0(values: &[f32], _: Option<&[f32]>, out: &mut [u8]) -> Result<(), Overflow> {
+pub(super) fn q8_0(values: &[f32], out: &mut [u8]) -> Result<(), Overflow> {
     each_block::<32, 34>(values, None, out, |x, _, out| {
         let largest = x.iter().fold(0.0, |m, v| greatest(v.abs(), m));
         let d = largest / 127.0;
@@ -19,11 +18,8 @@ pub(super) fn q8_0(values: &[f32], _: Option<&[f32]>, out: &mut [u8]) -> Result<
 }
 
 /// `d` (f16), 16 bytes of nibbles, value `i` low and value `i + 16` high: `x ≈ d·(q − 8)`.
-pub(super) fn q4_0(values: &[f32], weights: Option<&[f32]>, out: &mut [u8]) -> Result<(), Overflow> {
-    each_block::<32, 18>(values, weights, out, |x, w, out| {
-        if let Some(w) = w {
-            return symmetric::q4_0(x, w, out);
-        }
+pub(super) fn q4_0(values: &[f32], out: &mut [u8]) -> Result<(), Overflow> {
+    each_block::<32, 18>(values, None, out, |x, _, out| {
         let d = signed_largest(x) / -8.0;
         let inverse = reciprocal(d);
         pack::halves([to_f16(d)?], out);
@@ -33,11 +29,8 @@ pub(super) fn q4_0(values: &[f32], weights: Option<&[f32]>, out: &mut [u8]) -> R
 }
 
 /// `d` (f16), 32 fifth bits, 16 bytes of nibbles: `x ≈ d·(q − 16)`.
-pub(super) fn q5_0(values: &[f32], weights: Option<&[f32]>, out: &mut [u8]) -> Result<(), Overflow> {
-    each_block::<32, 22>(values, weights, out, |x, w, out| {
-        if let Some(w) = w {
-            return symmetric::q5_0(x, w, out);
-        }
+pub(super) fn q5_0(values: &[f32], out: &mut [u8]) -> Result<(), Overflow> {
+    each_block::<32, 22>(values, None, out, |x, _, out| {
         let d = signed_largest(x) / -16.0;
         let inverse = reciprocal(d);
         pack::halves([to_f16(d)?], out);
@@ -47,11 +40,8 @@ pub(super) fn q5_0(values: &[f32], weights: Option<&[f32]>, out: &mut [u8]) -> R
 }
 
 /// `d`, `m` (f16), 16 bytes of nibbles: `x ≈ d·q + m`.
-pub(super) fn q4_1(values: &[f32], weights: Option<&[f32]>, out: &mut [u8]) -> Result<(), Overflow> {
-    each_block::<32, 20>(values, weights, out, |x, w, out| {
-        if let Some(w) = w {
-            return affine::q4_1(x, w, out);
-        }
+pub(super) fn q4_1(values: &[f32], out: &mut [u8]) -> Result<(), Overflow> {
+    each_block::<32, 20>(values, None, out, |x, _, out| {
         let codes = range_codes::<15>(x, out)?;
         pack::nibbles(&codes, &mut out[4..]);
         Some(())
@@ -59,11 +49,8 @@ pub(super) fn q4_1(values: &[f32], weights: Option<&[f32]>, out: &mut [u8]) -> R
 }
 
 /// `d`, `m` (f16), 32 fifth bits, 16 bytes of nibbles: `x ≈ d·q + m`.
-pub(super) fn q5_1(values: &[f32], weights: Option<&[f32]>, out: &mut [u8]) -> Result<(), Overflow> {
-    each_block::<32, 24>(values, weights, out, |x, w, out| {
-        if let Some(w) = w {
-            return affine::q5_1(x, w, out);
-        }
+pub(super) fn q5_1(values: &[f32], out: &mut [u8]) -> Result<(), Overflow> {
+    each_block::<32, 24>(values, None, out, |x, _, out| {
         let codes = range_codes::<31>(x, out)?;
         pack::five_bits(&codes, &mut out[4..]);
         Some(())

@@ -6,90 +6,190 @@
 //! All sub-blocks of a super-block are searched at once, one in each vector lane.
 
 use super::lanes::{Alike, Lanes, Transposed, Weights, lanes, transposed};
-use super::{Overflow, each_block, greatest, least, pack, reciprocal, round_even, to_f16, to_f16_outward};
+use super::{Block, greatest, least, pack, reciprocal, round_even, to_f16, to_f16_outward};
 use coffer_checkpoint::blocks::IQ4_VALUES;
+use half::f16;
 
 /// 128 bytes of low nibbles, 64 of upper bit pairs, 16 signed scales, `d` (f16).
-pub(super) fn q6_k(values: &[f32], weights: Option<&[f32]>, out: &mut [u8]) -> Result<(), Overflow> {
-    each_block::<256, 210>(values, weights, out, |x, w, out| {
-        let Super { d, s, codes } = Super::<16>::of::<16, Whole<32>, 128>(x, w)?;
-        pack::six_bits_by_128(&codes.map(|q| (q + 32.0) as u8), &mut out[..192]);
-        for (o, s) in out[192..].iter_mut().zip(s) {
+pub(super) struct Q6K(Super<16>);
+
+impl Block<256, 210> for Q6K {
+    fn search(x: &[f32; 256], w: Option<&[f32; 256]>) -> Option<Self> {
+        Super::of::<16, Whole<32>, 128>(x, w).map(Self)
+    }
+    #[inline(always)]
+    fn round(&mut self, i: usize, v: f32) -> f32 {
+        self.0.round::<16, Whole<32>>(i, v)
+    }
+    fn store(&self, out: &mut [u8; 210]) {
+        pack::six_bits_by_128(&self.0.codes.map(|q| (q + 32.0) as u8), &mut out[..192]);
+        for (o, s) in out[192..].iter_mut().zip(self.0.s) {
             *o = s as u8;
         }
-        pack::halves([d], &mut out[208..]);
-        Some(())
-    })
+        pack::halves([self.0.d], &mut out[208..]);
+    }
 }
 
 /// 32 bytes of third bits, 64 bytes of bit pairs, 12 bytes of scales, `d` (f16).
-pub(super) fn q3_k(values: &[f32], weights: Option<&[f32]>, out: &mut [u8]) -> Result<(), Overflow> {
-    each_block::<256, 110>(values, weights, out, |x, w, out| {
-        let Super { d, s, codes } = Super::<16>::of::<16, Whole<4>, 32>(x, w)?;
-        let codes = codes.map(|q| (q + 4.0) as u8);
+pub(super) struct Q3K(Super<16>);
+
+impl Block<256, 110> for Q3K {
+    fn search(x: &[f32; 256], w: Option<&[f32; 256]>) -> Option<Self> {
+        Super::of::<16, Whole<4>, 32>(x, w).map(Self)
+    }
+    #[inline(always)]
+    fn round(&mut self, i: usize, v: f32) -> f32 {
+        self.0.round::<16, Whole<4>>(i, v)
+    }
+    fn store(&self, out: &mut [u8; 110]) {
+        let codes = self.0.codes.map(|q| (q + 4.0) as u8);
         let (high, rest) = out.split_at_mut(32);
         for (i, h) in high.iter_mut().enumerate() {
             *h = (0..8).fold(0, |h, group| h | (codes[group * 32 + i] >> 2) << group);
         }
         pack::pairs_by_128(&codes, &mut rest[..64]);
-        pack::six_bits_of_16(&s.map(|s| (s + 32) as u8), &mut rest[64..76]);
-        pack::halves([d], &mut rest[76..]);
-        Some(())
-    })
+        pack::six_bits_of_16(&self.0.s.map(|s| (s + 32) as u8), &mut rest[64..76]);
+        pack::halves([self.0.d], &mut rest[76..]);
+    }
 }
 
 /// `d` (f16), upper bit pairs of eight scales in 16 bits, their nibbles, 128 bytes of nibbles.
-pub(super) fn iq4_xs(values: &[f32], weights: Option<&[f32]>, out: &mut [u8]) -> Result<(), Overflow> {
-    each_block::<256, 136>(values, weights, out, |x, w, out| {
-        let Super { d, s, codes } = Super::<8>::of::<32, Curve, 32>(x, w)?;
-        let s = s.map(|s| (s + 32) as u8);
+pub(super) struct Iq4Xs(Super<8>);
+
+impl Block<256, 136> for Iq4Xs {
+    fn search(x: &[f32; 256], w: Option<&[f32; 256]>) -> Option<Self> {
+        Super::of::<32, Curve, 32>(x, w).map(Self)
+    }
+    #[inline(always)]
+    fn round(&mut self, i: usize, v: f32) -> f32 {
+        self.0.round::<32, Curve>(i, v)
+    }
+    fn store(&self, out: &mut [u8; 136]) {
+        let s = self.0.s.map(|s| (s + 32) as u8);
         let high = s.iter().enumerate().fold(0u16, |h, (i, s)| h | u16::from(s >> 4) << (2 * i));
-        pack::halves([d], out);
+        pack::halves([self.0.d], out);
         out[2..4].copy_from_slice(&high.to_le_bytes());
         for (i, o) in out[4..8].iter_mut().enumerate() {
             *o = s[2 * i] & 15 | (s[2 * i + 1] & 15) << 4;
         }
-        for (q, out) in codes.as_chunks::<32>().0.iter().zip(out[8..].chunks_exact_mut(16)) {
+        for (q, out) in self.0.codes.as_chunks::<32>().0.iter().zip(out[8..].chunks_exact_mut(16)) {
             pack::nibbles(&q.map(Curve::index), out);
         }
-        Some(())
-    })
+    }
 }
 
 /// `d` (f16), 16 bytes of nibbles.
-pub(super) fn iq4_nl(values: &[f32], weights: Option<&[f32]>, out: &mut [u8]) -> Result<(), Overflow> {
-    each_block::<32, 18>(values, weights, out, |x, w, out| {
-        let q = block::<Curve>(x, w, out)?;
-        pack::nibbles(&q.map(Curve::index), &mut out[2..]);
-        Some(())
-    })
+pub(super) struct Iq4Nl(Single);
+
+impl Block<32, 18> for Iq4Nl {
+    fn search(x: &[f32; 32], w: Option<&[f32; 32]>) -> Option<Self> {
+        Single::of::<Curve>(x, w).map(Self)
+    }
+    #[inline(always)]
+    fn round(&mut self, i: usize, v: f32) -> f32 {
+        self.0.round::<Curve>(i, v)
+    }
+    fn store(&self, out: &mut [u8; 18]) {
+        pack::halves([self.0.d], out);
+        pack::nibbles(&self.0.codes.map(Curve::index), &mut out[2..]);
+    }
 }
 
 /// `d` (f16), 16 bytes of nibbles: `x ≈ d·(q − 8)`.
-pub(super) fn q4_0(x: &[f32; 32], w: &[f32; 32], out: &mut [u8; 18]) -> Option<()> {
-    let q = block::<Whole<8>>(x, Some(w), out)?;
-    pack::nibbles(&q.map(|q| (q + 8.0) as u8), &mut out[2..]);
-    Some(())
+pub(super) struct Q40(Single);
+
+impl Block<32, 18> for Q40 {
+    fn search(x: &[f32; 32], w: Option<&[f32; 32]>) -> Option<Self> {
+        Single::of::<Whole<8>>(x, w).map(Self)
+    }
+    #[inline(always)]
+    fn round(&mut self, i: usize, v: f32) -> f32 {
+        self.0.round::<Whole<8>>(i, v)
+    }
+    fn store(&self, out: &mut [u8; 18]) {
+        pack::halves([self.0.d], out);
+        pack::nibbles(&self.0.codes.map(|q| (q + 8.0) as u8), &mut out[2..]);
+    }
 }
 
 /// `d` (f16), 32 fifth bits, 16 bytes of nibbles: `x ≈ d·(q − 16)`.
-pub(super) fn q5_0(x: &[f32; 32], w: &[f32; 32], out: &mut [u8; 22]) -> Option<()> {
-    let q = block::<Whole<16>>(x, Some(w), out)?;
-    pack::five_bits(&q.map(|q| (q + 16.0) as u8), &mut out[2..]);
-    Some(())
+pub(super) struct Q50(Single);
+
+impl Block<32, 22> for Q50 {
+    fn search(x: &[f32; 32], w: Option<&[f32; 32]>) -> Option<Self> {
+        Single::of::<Whole<16>>(x, w).map(Self)
+    }
+    #[inline(always)]
+    fn round(&mut self, i: usize, v: f32) -> f32 {
+        self.0.round::<Whole<16>>(i, v)
+    }
+    fn store(&self, out: &mut [u8; 22]) {
+        pack::halves([self.0.d], out);
+        pack::five_bits(&self.0.codes.map(|q| (q + 16.0) as u8), &mut out[2..]);
+    }
 }
 
-/// Writes the scale of a block of its own and returns its codes.
-fn block<C: Codes>(x: &[f32; 32], w: Option<&[f32; 32]>, out: &mut [u8]) -> Option<[f32; 32]> {
-    let x = transposed::<1, 32>(x);
-    let [scale] = match w {
-        None => search::<C, 1, 32>(&x, Alike),
-        Some(w) => search::<C, 1, 32>(&x, &transposed(w)),
-    };
-    let d = to_f16(scale)?;
-    pack::halves([d], out);
-    let inverse = reciprocal(d.to_f32());
-    Some(x.map(|[v]| C::nearest(v * inverse)))
+/// A block with a scale of its own.
+struct Single {
+    d: f16,
+    codes: [f32; 32],
+}
+
+impl Single {
+    /// `None` if the scale exceeds `f16`.
+    fn of<C: Codes>(x: &[f32; 32], w: Option<&[f32; 32]>) -> Option<Self> {
+        let x = transposed::<1, 32>(x);
+        let [scale] = match w {
+            None => search::<C, 1, 32>(&x, Alike),
+            Some(w) => search::<C, 1, 32>(&x, &transposed(w)),
+        };
+        Some(Self { d: to_f16(scale)?, codes: [0.0; 32] })
+    }
+
+    #[inline(always)]
+    fn round<C: Codes>(&mut self, i: usize, v: f32) -> f32 {
+        let d = self.d.to_f32();
+        self.codes[i] = C::nearest(v * reciprocal(d));
+        self.codes[i] * d
+    }
+}
+
+/// A super-block of `S` sub-blocks.
+struct Super<const S: usize> {
+    d: f16,
+    /// Scales in units of `d`.
+    s: [i8; S],
+    /// What they stand for, and its inverse.
+    scale: Lanes<S>,
+    inverse: Lanes<S>,
+    codes: [f32; 256],
+}
+
+impl<const S: usize> Super<S> {
+    /// Scales are −`BOUND` to `BOUND` − 1; `None` if `d` exceeds `f16`.
+    fn of<const L: usize, C: Codes, const BOUND: u8>(x: &[f32; 256], w: Option<&[f32; 256]>) -> Option<Self> {
+        let x = transposed::<S, L>(x);
+        match w {
+            None => Self::weighted::<L, C>(&x, Alike, f32::from(BOUND)),
+            Some(w) => Self::weighted::<L, C>(&x, &transposed(w), f32::from(BOUND)),
+        }
+    }
+
+    fn weighted<const L: usize, C: Codes>(x: &Transposed<S, L>, w: impl Weights<S, L>, bound: f32) -> Option<Self> {
+        let scales = search::<C, S, L>(x, w);
+        let largest = scales.iter().fold(0.0f32, |m, &s| if s.abs() > m.abs() { s } else { m });
+        let d = to_f16_outward(largest / -bound)?;
+        let s = best_integers::<C, S, L>(x, w, d.to_f32(), &scales, bound);
+        let scale = s.map(|s| d.to_f32() * s);
+        Some(Self { d, s: s.map(|s| s as i8), scale, inverse: scale.map(reciprocal), codes: [0.0; 256] })
+    }
+
+    #[inline(always)]
+    fn round<const L: usize, C: Codes>(&mut self, i: usize, v: f32) -> f32 {
+        let j = i / L;
+        self.codes[i] = C::nearest(v * self.inverse[j]);
+        self.scale[j] * self.codes[i]
+    }
 }
 
 /// The numbers that codes stand for.
@@ -143,35 +243,6 @@ impl Codes for Curve {
             nearest = if v > (low + high) * 0.5 { high } else { nearest };
         }
         nearest
-    }
-}
-
-/// A super-block of `S` sub-blocks as it is stored.
-struct Super<const S: usize> {
-    d: half::f16,
-    /// Scales in units of `d`.
-    s: [i8; S],
-    codes: [f32; 256],
-}
-
-impl<const S: usize> Super<S> {
-    /// Scales are −`BOUND` to `BOUND` − 1; `None` if `d` exceeds `f16`.
-    fn of<const L: usize, C: Codes, const BOUND: u8>(x: &[f32; 256], w: Option<&[f32; 256]>) -> Option<Self> {
-        let x = transposed::<S, L>(x);
-        match w {
-            None => Self::weighted::<L, C>(&x, Alike, f32::from(BOUND)),
-            Some(w) => Self::weighted::<L, C>(&x, &transposed(w), f32::from(BOUND)),
-        }
-    }
-
-    fn weighted<const L: usize, C: Codes>(x: &Transposed<S, L>, w: impl Weights<S, L>, bound: f32) -> Option<Self> {
-        let scales = search::<C, S, L>(x, w);
-        let largest = scales.iter().fold(0.0f32, |m, &s| if s.abs() > m.abs() { s } else { m });
-        let d = to_f16_outward(largest / -bound)?;
-        let s = best_integers::<C, S, L>(x, w, d.to_f32(), &scales, bound);
-        let inverse = s.map(|s| reciprocal(d.to_f32() * s));
-        let codes = std::array::from_fn(|i| C::nearest(x[i % L][i / L] * inverse[i / L]));
-        Some(Self { d, s: s.map(|s| s as i8), codes })
     }
 }
 

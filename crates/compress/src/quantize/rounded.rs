@@ -1,6 +1,6 @@
 //! A model as it would be after quantization, without a file.
 
-use super::{Quantize, QuantizeParams, Scheme};
+use super::{Inputs, Quantize, QuantizeParams, Scheme};
 use crate::{Method, rows};
 use coffer_checkpoint::{ReadError, TensorId, TensorIndex, TensorSource};
 use coffer_store::Model;
@@ -15,7 +15,12 @@ pub struct Rounded {
 impl Rounded {
     /// Rounds `model` to `scheme`.
     pub fn new(model: &Model, scheme: Scheme) -> Self {
-        let method = Quantize::of(model, &QuantizeParams { scheme, requantize: true, importance: None, threads: 1 });
+        Self::with(model, &QuantizeParams { scheme, requantize: true, inputs: Inputs::Unknown, threads: 1 })
+    }
+
+    /// Rounds `model` as [`quantize`](super::quantize) would with `params`.
+    pub fn with(model: &Model, params: &QuantizeParams) -> Self {
+        let method = Quantize::of(model, params);
         Self { index: method.outputs(), method }
     }
 }

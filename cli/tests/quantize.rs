@@ -1,0 +1,81 @@
+//! `quantize` and `imatrix` as a user sees them.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must panic")]
+
+#[expect(dead_code, reason = "each test file uses a part of it")]
+mod coffer;
+
+use coffer::{Folder, asset, ok, run};
+use serde_json::Value;
+use std::{fs, path::Path};
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+fn kl(made: &Value) -> f64 {
+    made["lost"]["kl_mean"].as_f64().unwrap()
+}
+
+#[test]
+fn a_text_makes_the_result_better_and_the_same_on_any_threads() {
+    let folder = Folder::new();
+    let (scribe, text, imatrix) = (asset("models/scribe-8m"), asset("text/calibration.txt"), folder.path("imatrix.gguf"));
+    ok(&["imatrix", &scribe, "--text", &text, "-o", &imatrix]);
+    let made = |name: &str, more: &[&str]| {
+        let out = folder.path(name);
+        let held_out = asset("text/holdout.txt");
+        let common = ["quantize", &scribe, "--type", "Q3_K_M", "--json", "--eval-text", &held_out, "-o", &out];
+        json(&ok(&[&common[..], more].concat()))
+    };
+    let nearest = made("nearest.gguf", &[]);
+    let weighted = made("weighted.gguf", &["--imatrix", &imatrix]);
+    let gptq = made("gptq.gguf", &["--text", &text, "--threads", "1"]);
+    let methods = [&nearest, &weighted, &gptq].map(|made| made["method"].as_str().unwrap().to_owned());
+    assert_eq!(methods, ["nearest@1", "weighted@1", "gptq@1"]);
+    assert!(kl(&gptq) < 0.75 * kl(&nearest), "{} against {}", kl(&gptq), kl(&nearest));
+    assert_eq!(nearest["bytes_out"], gptq["bytes_out"]);
+
+    made("threads.gguf", &["--text", &text, "--threads", "3"]);
+    let [one, three] = ["gptq.gguf", "threads.gguf"].map(|name| fs::read(folder.path(name)).unwrap());
+    assert!(one == three);
+    let again = folder.path("again.gguf");
+    ok(&["imatrix", &scribe, "--text", &text, "--threads", "1", "-o", &again]);
+    assert!(fs::read(&again).unwrap() == fs::read(&imatrix).unwrap());
+}
+
+#[test]
+fn what_loses_too_much_is_kept_under_a_name_that_says_so() {
+    let folder = Folder::new();
+    let (scribe, out) = (asset("models/scribe-8m"), folder.path("small.gguf"));
+    let refused = run(&["quantize", &scribe, "--type", "Q2_K", "--max-kl", "0.01", "--json", "-o", &out]);
+    assert_eq!(refused.code, 3, "{}", refused.stderr);
+    assert!(refused.stderr.contains("max_kl_mean") && refused.stderr.contains("small.refused.gguf"), "{}", refused.stderr);
+    assert!(!Path::new(&out).exists() && Path::new(&folder.path("small.refused.gguf")).exists());
+    assert_eq!(json(&refused.stdout)["lost"]["refused"].as_array().unwrap().len(), 1);
+
+    let policy = folder.write("policy.toml", "max_kl_mean = 0.5\nmin_same_top = 0.5\n");
+    let made = json(&ok(&["quantize", &scribe, "--type", "Q2_K", "--policy", &policy, "--json", "-o", &out]));
+    assert!(Path::new(&out).exists() && made["lost"]["refused"].as_array().unwrap().is_empty());
+    let twice = run(&["quantize", &scribe, "--type", "Q2_K", "--policy", &policy, "--max-kl", "1", "-o", &folder.path("x.gguf")]);
+    assert_eq!(twice.code, 2, "{}", twice.stderr);
+}
+
+#[test]
+fn texts_and_matrices_that_do_not_fit_are_refused() {
+    let folder = Folder::new();
+    let (scribe, out) = (asset("models/scribe-8m"), folder.path("out.gguf"));
+    let short = folder.write("short.txt", "Too little to learn from.");
+    for (flags, says) in [
+        (vec!["--text", short.as_str()], "too few"),
+        (vec!["--imatrix", short.as_str()], "short.txt"),
+        (vec!["--eval-text", "/nonexistent"], "/nonexistent"),
+        (vec!["--max-kl=-1"], "max_kl_mean"),
+    ] {
+        let refused = run(&[&["quantize", &scribe, "--type", "Q4_0", "-o", &out][..], &flags].concat());
+        assert!(refused.code != 0 && refused.stderr.contains(says), "{flags:?}: {}", refused.stderr);
+        assert!(!Path::new(&out).exists());
+    }
+    let imatrix = run(&["imatrix", &scribe, "--text", &short, "-o", &out]);
+    assert!(imatrix.stderr.contains("too few") && !Path::new(&out).exists(), "{}", imatrix.stderr);
+}

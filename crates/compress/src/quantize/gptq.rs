@@ -1,0 +1,184 @@
+//! Rounding with feedback: each column makes up for the errors of those before it.
+
+use super::weigh;
+use crate::{
+    CompressError,
+    curvature::{Curvature, Factor},
+    encode,
+    method::{Entry, Kind, Needs},
+    rows,
+};
+use coffer_checkpoint::TensorInfo;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// Scales by importance, then codes with feedback.
+pub(super) static ENTRY: Entry = Entry {
+    kind: Kind::Quantize,
+    name: "gptq",
+    id: "gptq@1",
+    needs: Needs::Curvature,
+    about: "scales as weighted; then codes one column after the other, each making up for the errors of those before it",
+};
+
+/// Second moments, and the factors made of them so far.
+pub(super) struct Feedback {
+    curvature: Arc<Curvature>,
+    /// By name of the weight. Few: tasks run in order.
+    factors: Mutex<HashMap<String, Arc<Factor>>>,
+}
+
+impl Feedback {
+    pub(super) fn new(curvature: Arc<Curvature>) -> Self {
+        Self { curvature, factors: Mutex::default() }
+    }
+
+    /// The bytes of `values`, some rows from `first_row` on, of tensor `output`; `None` if its input was not seen or its type has
+    /// no scales to search.
+    pub(super) fn encode(&self, output: &TensorInfo, first_row: u64, values: &[f32]) -> Result<Option<Vec<u8>>, CompressError> {
+        let Some(moments) = self.curvature.input(&output.name) else { return Ok(None) };
+        let cols = moments.cols();
+        if cols as u64 != output.cols() {
+            let reason = format!("{} has {} columns and its input {cols}", output.name, output.cols());
+            return Err(CompressError::ForeignImportance { reason });
+        }
+        let weights = weigh(values, &moments.importance());
+        let in_row = |at: usize, e| rows::in_row(output, first_row + at as u64, e);
+        let mut coded = Vec::with_capacity(values.len() / cols);
+        for (i, (values, weights)) in values.chunks_exact(cols).zip(weights.chunks_exact(cols)).enumerate() {
+            let Some(row) = encode::row(output.dtype, values, weights).map_err(|e| in_row(i, e))? else { return Ok(None) };
+            coded.push(row);
+        }
+        let factor = self.factor(&output.name);
+        round(&factor, values, &mut coded);
+        let row_bytes = cols / output.dtype.block_len() * output.dtype.block_bytes();
+        let mut out = vec![0; row_bytes * coded.len()];
+        coded.iter().zip(out.chunks_exact_mut(row_bytes)).for_each(|(row, out)| row.store(out));
+        Ok(Some(out))
+    }
+
+    fn factor(&self, weight: &str) -> Arc<Factor> {
+        // A panic while it was held leaves nothing half made.
+        let mut factors = self.factors.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(factor) = factors.get(weight) {
+            return Arc::clone(factor);
+        }
+        if factors.len() >= KEPT {
+            factors.clear();
+        }
+        let factor = Arc::new(self.curvature.input(weight).map_or_else(Factor::default, |moments| moments.factor()));
+        factors.insert(weight.to_owned(), Arc::clone(&factor));
+        factor
+    }
+}
+/// Factors that are kept.
+const KEPT: usize = 4;
+
+/// Rounds all rows, column after column. Each sum of errors runs over the columns in their order.
+fn round(factor: &Factor, values: &[f32], rows: &mut [Box<dyn encode::Row>]) {
+    let n = factor.order.len();
+    let mut wanted: Vec<f32> = values.chunks_exact(n).flat_map(|row| factor.order.iter().map(|&c| row[c])).collect();
+    for (k, &column) in factor.order.iter().enumerate() {
+        let feedback = &factor.feedback[k * n + k + 1..(k + 1) * n];
+        for ((row, wanted), values) in rows.iter_mut().zip(wanted.chunks_exact_mut(n)).zip(values.chunks_exact(n)) {
+            let error = values[column] - row.round(column, wanted[k]);
+            wanted[k + 1..].iter_mut().zip(feedback).for_each(|(w, u)| *w += error * u);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        curvature::{Moments, tests::moments},
+        testing::noise,
+    };
+    use coffer_checkpoint::{DType, blocks};
+
+    const COLS: usize = 256;
+
+    fn coded(dtype: DType, moments: &Moments, values: &[f32]) -> (Vec<f32>, Box<dyn encode::Row>) {
+        let mut rows = [encode::row(dtype, values, &moments.importance()).unwrap().unwrap()];
+        round(&moments.factor(), values, &mut rows);
+        let [row] = rows;
+        let mut raw = vec![0; COLS / dtype.block_len() * dtype.block_bytes()];
+        row.store(&mut raw);
+        let mut out = vec![0.0; COLS];
+        blocks::decode(dtype, &raw, &mut out).unwrap();
+        (out, row)
+    }
+
+    fn output_error(moments: &Moments, values: &[f32], rounded: &[f32]) -> f64 {
+        let factor = moments.factor();
+        let e = |k: usize| f64::from(values[factor.order[k]] - rounded[factor.order[k]]);
+        let term = |k: usize| e(k) + (0..k).map(|j| e(j) * f64::from(factor.feedback[j * COLS + k])).sum::<f64>();
+        (0..COLS).map(|k| f64::from(factor.weights[k]) * term(k).powi(2)).sum()
+    }
+
+    /// Optimal brain surgery with an explicit inverse, in `f64`: Frantar et al., "GPTQ", 2022, equations 2 and 3.
+    fn surgery(moments: &Moments, values: &[f32], row: &mut dyn encode::Row) -> Vec<f32> {
+        let Factor { order, weights, feedback } = moments.factor();
+        let u = |i: usize, k: usize| if i == k { 1.0 } else { f64::from(feedback[i * COLS + k]) };
+        let h: Vec<Vec<f64>> = (0..COLS)
+            .map(|i| (0..COLS).map(|k| (i.max(k)..COLS).map(|d| u(i, d) * f64::from(weights[d]) * u(k, d)).sum()).collect())
+            .collect();
+        let mut inverse = inverted(h);
+        let mut left: Vec<f64> = order.iter().map(|&c| f64::from(values[c])).collect();
+        let mut rounded = vec![0.0; COLS];
+        for k in 0..COLS {
+            let q = row.round(order[k], left[k] as f32);
+            rounded[order[k]] = q;
+            let (error, pivot) = ((left[k] - f64::from(q)) / inverse[k][k], inverse[k].clone());
+            (k..COLS).for_each(|i| left[i] -= error * pivot[i]);
+            for i in k + 1..COLS {
+                let share = pivot[i] / pivot[k];
+                (k..COLS).for_each(|j| inverse[i][j] -= share * pivot[j]);
+            }
+        }
+        rounded
+    }
+
+    fn inverted(mut h: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
+        let n = h.len();
+        let mut inverse: Vec<Vec<f64>> = (0..n).map(|i| (0..n).map(|k| f64::from(u8::from(i == k))).collect()).collect();
+        for k in 0..n {
+            let pivot = h[k][k];
+            h[k].iter_mut().chain(&mut inverse[k]).for_each(|v| *v /= pivot);
+            let (row, inverse_row) = (h[k].clone(), inverse[k].clone());
+            for i in (0..n).filter(|&i| i != k) {
+                let factor = h[i][k];
+                h[i].iter_mut().zip(&row).for_each(|(a, b)| *a -= factor * b);
+                inverse[i].iter_mut().zip(&inverse_row).for_each(|(a, b)| *a -= factor * b);
+            }
+        }
+        inverse
+    }
+
+    #[test]
+    fn feedback_is_optimal_brain_surgery() {
+        let (moments, values) = (moments(COLS, 600), noise(COLS, 3));
+        for dtype in [DType::Q4_K, DType::Q3_K, DType::IQ4_XS, DType::Q4_0, DType::Q4_1] {
+            let (ours, _) = coded(dtype, &moments, &values);
+            let mut row = encode::row(dtype, &values, &moments.importance()).unwrap().unwrap();
+            let plain = surgery(&moments, &values, &mut *row);
+            let same = ours.iter().zip(&plain).filter(|(a, b)| (*a - *b).abs() < 1e-5).count();
+            assert!(same >= COLS - 2, "{dtype}: {same} of {COLS} values are the same");
+        }
+    }
+
+    #[test]
+    fn the_output_is_closer_than_with_each_value_on_its_own() {
+        let (moments, values) = (moments(COLS, 600), noise(COLS, 4));
+        for dtype in DType::QUANTIZED.into_iter().filter(|&d| d != DType::Q8_0) {
+            let (with, _) = coded(dtype, &moments, &values);
+            let (mut raw, mut alone) = (vec![0; COLS / dtype.block_len() * dtype.block_bytes()], vec![0.0; COLS]);
+            encode::encode(dtype, &values, Some(&moments.importance()), &mut raw).unwrap();
+            blocks::decode(dtype, &raw, &mut alone).unwrap();
+            let (with, alone) = (output_error(&moments, &values, &with), output_error(&moments, &values, &alone));
+            assert!(with < 0.9 * alone, "{dtype}: {with:e} with feedback, {alone:e} without");
+        }
+    }
+}
