@@ -221,7 +221,8 @@ fn fitting(dtype: DType, cols: u64) -> DType {
         DType::Q4_K => DType::Q5_0,
         DType::Q5_K => DType::Q5_1,
         DType::Q6_K => DType::Q8_0,
-        DType::Q2_K | DType::Q3_K | DType::IQ4_XS => DType::IQ4_NL,
+        DType::Q2_K | DType::Q3_K => DType::Q4_0,
+        DType::IQ4_XS => DType::IQ4_NL,
         other => other,
     };
     if fits(dtype) {
