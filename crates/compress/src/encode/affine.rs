@@ -246,29 +246,29 @@ struct Fit<const S: usize> {
 
 impl<const S: usize> Fit<S> {
     fn new<const L: usize>(y: &Transposed<S, L>, w: impl Weights<S, L>, width: f32, max: f32, sums: &Sums<S>) -> Self {
-        let (mut q, mut qq, mut qy) = ([0.0; S], [0.0; S], [0.0; S]);
+        let mut fit = Self { q: [0.0; S], qq: [0.0; S], qy: [0.0; S], explained: [0.0; S] };
         for (i, y) in y.iter().enumerate() {
             let w = w.at(i);
             for j in 0..S {
                 let code = round_even(least(y[j] * width, max));
                 let weighted = w[j] * code;
-                q[j] += weighted;
-                qq[j] += weighted * code;
-                qy[j] += weighted * y[j];
+                fit.q[j] += weighted;
+                fit.qq[j] += weighted * code;
+                fit.qy[j] += weighted * y[j];
             }
         }
-        let explained = lanes(|j| {
+        for j in 0..S {
             let (n, sum, zero) = (sums.w[j], sums.y[j], sums.zero[j]);
-            let (free, det) = (qy[j] * n - sum * q[j], qq[j] * n - q[j] * q[j]);
-            let offset = qq[j] * sum - q[j] * qy[j];
+            let (free, det) = (fit.qy[j] * n - sum * fit.q[j], fit.qq[j] * n - fit.q[j] * fit.q[j]);
+            let offset = fit.qq[j] * sum - fit.q[j] * fit.qy[j];
             let clamped = sums.below_zero & (offset > zero * det);
-            let product = qy[j] - zero * q[j];
-            let numerator = if clamped { product * product } else { free * qy[j] + offset * sum };
-            let denominator = if clamped { qq[j] } else { det };
+            let product = fit.qy[j] - zero * fit.q[j];
+            let numerator = if clamped { product * product } else { free * fit.qy[j] + offset * sum };
+            let denominator = if clamped { fit.qq[j] } else { det };
             let fixed = if clamped { (2.0 * sum - n * zero) * zero } else { 0.0 };
-            if det > 0.0 { numerator / denominator + fixed } else { f32::MIN }
-        });
-        Self { q, qq, qy, explained }
+            fit.explained[j] = if det > 0.0 { numerator / denominator + fixed } else { f32::MIN };
+        }
+        fit
     }
 
     fn keep_better(&mut self, other: &Self) {
