@@ -27,7 +27,8 @@ Change
   convert    Hugging Face directory <-> GGUF
   merge      Several models or adapters into one, from a mergekit recipe
   prune      Set weights to zero
-  quantize   Fewer bits per weight
+  imatrix    What a text shows about which columns count
+  quantize   Fewer bits per weight, and what that loses (exit 3: too much)
 
 Protect
   keygen     Make a key
