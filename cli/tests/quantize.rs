@@ -79,3 +79,51 @@ fn texts_and_matrices_that_do_not_fit_are_refused() {
     let imatrix = run(&["imatrix", &scribe, "--text", &short, "-o", &out]);
     assert!(imatrix.stderr.contains("too few") && !Path::new(&out).exists(), "{}", imatrix.stderr);
 }
+
+#[test]
+fn a_receipt_leads_to_its_model_and_to_no_other() {
+    let folder = Folder::new();
+    let (scribe, text, out, receipt) =
+        (asset("models/scribe-8m"), asset("text/calibration.txt"), folder.path("out.gguf"), folder.path("receipt.json"));
+    let quantize = |out: &str, receipt: &str, more: &[&str]| {
+        ok(&[&["quantize", &scribe, "--type", "Q3_K_M", "--no-eval", "-o", out, "--receipt", receipt][..], more].concat())
+    };
+    quantize(&out, &receipt, &["--text", &text]);
+    let again = |receipt: &str, source: &str, result: &str, more: &[&str]| {
+        run(&[&["verify", receipt, "--re-execute", "--source", source, "--result", result, "--threads", "1"][..], more].concat())
+    };
+    let equal = again(&receipt, &scribe, &out, &["--text", &text, "--json"]);
+    assert_eq!(equal.code, 0, "{}", equal.stderr);
+    assert_eq!(json(&equal.stdout)["tensors"], 75);
+    let sample = again(&receipt, &scribe, &out, &["--text", &text, "--sample", "5", "--json"]);
+    assert_eq!(json(&sample.stdout)["tensors"], 5);
+
+    let said = fs::read_to_string(&receipt).unwrap();
+    let changed = |name: &str, from: &str, to: &str| {
+        assert!(said.contains(from), "{from}");
+        folder.write(name, said.replace(from, to))
+    };
+    let (other, other_receipt) = (folder.path("other.gguf"), folder.path("other.json"));
+    quantize(&other, &other_receipt, &[]);
+    let other_text = folder.write("calibration.txt", fs::read_to_string(&text).unwrap() + "One line more.");
+    let result = |receipt: &str| json(&fs::read_to_string(receipt).unwrap())["result"].as_str().unwrap().to_owned();
+    // What the result is, was changed in the receipt too.
+    let exchanged = changed("exchanged.json", &result(&receipt), &result(&other_receipt));
+    for (receipt, source, result, text, says) in [
+        (&receipt, &scribe, &other, &text, "the result has weights"),
+        (&receipt, &out, &out, &text, "the source has weights"),
+        (&receipt, &scribe, &out, &other_text, "not the text"),
+        (&exchanged, &scribe, &other, &text, "does not lead here"),
+        (&changed("type.json", "Q3_K_M", "Q3_K_S"), &scribe, &out, &text, "not in the result, or of another type"),
+        (&changed("method.json", "gptq@1", "gptq@2"), &scribe, &out, &text, "no method gptq@2"),
+        (&changed("window.json", "\"window\": 512", "\"window\": 256"), &scribe, &out, &text, "does not lead here"),
+        (&changed("contract.json", "\"contract\": \"1\"", "\"contract\": \"0\""), &scribe, &out, &text, "contract 0"),
+    ] {
+        let refused = again(receipt, source, result, &["--text", text]);
+        assert!(refused.code == 3 && refused.stderr.contains(says), "{says}: {} {}", refused.code, refused.stderr);
+    }
+    let unnamed = again(&receipt, &scribe, &out, &[]);
+    assert!(unnamed.code == 2 && unnamed.stderr.contains("--text"), "{}", unnamed.stderr);
+    let foreign = again(&folder.write("no.json", "{}"), &scribe, &out, &["--text", &text]);
+    assert!(foreign.code == 1 && foreign.stderr.contains("no receipt"), "{}", foreign.stderr);
+}

@@ -1,6 +1,7 @@
 //! `coffer imatrix`: how much each column of each matrix counts for a text.
 
 use crate::{
+    commands::quantize::learning::file_name,
     exit::Usage,
     model_input::{Compute, ModelArgs},
     output,
@@ -9,7 +10,8 @@ use crate::{
 };
 use anyhow::Result;
 use coffer_compress::{Calibration, Importance};
-use std::path::{Path, PathBuf};
+use coffer_store::Model;
+use std::path::PathBuf;
 
 /// Measure how much each column of each matrix counts for a text: the mean square of what meets it. For `quantize --imatrix`, and for
 /// llama-quantize, which reads the same file. The same bytes on every machine.
@@ -47,13 +49,9 @@ pub(crate) struct Cut {
 }
 
 impl Cut {
-    /// Cuts `text`, which is called `path`, for a model.
-    pub(crate) fn calibration(self, path: &Path, text: &str, model: &coffer_store::Model) -> Result<Calibration> {
-        let none = || Usage("the model has no tokenizer, so no text can be run through it".to_owned());
-        let tokenizer = model.tokenizer.as_ref().ok_or_else(none)?;
-        let window = self.window.unwrap_or(512).min(model.config.context);
-        let name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
-        Ok(Calibration::new(&name, text, tokenizer, window, self.max_tokens)?)
+    /// Tokens of a window, and most tokens, for a model.
+    pub(crate) fn of(self, model: &Model) -> (usize, usize) {
+        (self.window.unwrap_or(512).min(model.config.context), self.max_tokens)
     }
 }
 
@@ -63,7 +61,10 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let file = Unfinished::beside(&args.output)?;
     let model = args.model.open()?;
     let text = args.model.identities.read_text(&args.text)?;
-    let calibration = args.cut.calibration(&args.text, &text, &model)?;
+    let none = || Usage("the model has no tokenizer, so no text can be run through it".to_owned());
+    let tokenizer = model.tokenizer.as_ref().ok_or_else(none)?;
+    let (window, max_tokens) = args.cut.of(&model);
+    let calibration = Calibration::new(&file_name(&args.text), &text, tokenizer, window, max_tokens)?;
     let engine = args.compute.load(&model, args.progress)?;
     let mut progress = Progress::steps(args.progress, "running the text");
     let importance = Importance::of(&engine, &calibration, &mut |done, total| progress.update(done, total))?;

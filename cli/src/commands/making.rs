@@ -30,11 +30,6 @@ impl Flags {
         self.work.progress(what)
     }
 
-    /// Progress of `what`, in steps.
-    pub(crate) fn steps(self, what: &str) -> Progress {
-        self.work.steps(what)
-    }
-
     /// Tells what would be made.
     pub(crate) fn planned(self, plan: &Plan) -> Result<()> {
         if self.work.json {

@@ -1,24 +1,28 @@
 //! `coffer quantize`: fewer bits per weight, as GGUF.
 
 mod gate;
+pub(crate) mod learning;
 
 use crate::{
     commands::{imatrix::Cut, making},
-    model_input::{Compute, ModelArgs},
+    model_input::ModelArgs,
     output,
     recipients::SealTo,
     remote::Output,
+    unfinished::Unfinished,
 };
 use anyhow::{Result, ensure};
-use coffer_checkpoint::FileAt;
 use coffer_compress::{
-    CompressError, Curvature, Importance, Summary,
+    CompressError, Summary,
     quantize::{self, Inputs, QuantizeParams, Rounded, Scheme},
 };
-use coffer_engine::{Engine, LoadOptions};
-use coffer_model::ModelConfig;
+use coffer_evidence::{
+    Receipt,
+    receipt::{Learned, Parameters},
+};
 use coffer_store::{Destination, Model};
 use gate::{Gate, HeldOut, Loss};
+use learning::Text;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -48,6 +52,9 @@ pub(crate) struct Args {
     cut: Cut,
     #[command(flatten)]
     gate: Gate,
+    /// Write how the result was made, so that anyone can make it again (`coffer verify RECEIPT --re-execute`); must not exist
+    #[arg(long, value_name = "RECEIPT.json")]
+    receipt: Option<PathBuf>,
     #[command(flatten)]
     seal: SealTo,
     #[command(flatten)]
@@ -56,25 +63,46 @@ pub(crate) struct Args {
 
 /// Quantizes.
 pub(crate) fn run(args: Args) -> Result<()> {
-    let recipients = args.seal.recipients()?;
+    let (recipients, work) = (args.seal.recipients()?, args.making.work);
     let model = args.model.open()?;
-    let (inputs, held_out) = args.inputs(&model)?;
-    let params = QuantizeParams { scheme: args.scheme, requantize: args.requantize, inputs, threads: args.making.threads() };
+    // What is wrong with the request is said before anything takes long. Types depend on whether columns are known to differ.
+    let learns = args.imatrix.is_some() || args.text.is_some();
+    let placeholder = if learns { Inputs::Importance(Arc::default()) } else { Inputs::Unknown };
+    let plan = quantize::plan(&model, &args.params(placeholder)).map_err(with_flag)?;
     if args.making.dry_run {
-        return args.making.planned(&quantize::plan(&model, &params).map_err(with_flag)?);
+        return args.making.planned(&plan);
     }
-    // What is wrong with the request is said before anything takes long.
-    quantize::plan(&model, &params).map_err(with_flag)?;
     ensure!(!args.output.exists(), "{}: exists already; nothing is overwritten", args.output.display());
+    let receipt = args.receipt.as_deref().map(|path| {
+        ensure!(!path.exists(), "{}: exists already; nothing is overwritten", path.display());
+        Unfinished::beside(path)
+    });
+    let receipt = receipt.transpose()?;
+
+    let Learning { inputs, learned, held_out } = args.learn(&model)?;
+    let params = args.params(inputs);
     let rounded = Rounded::with(&model, &params);
-    let loss = args.gate.measure(&model, &rounded, held_out, &args.model.identities, args.making.work)?;
+    let loss = args.gate.measure(&model, &rounded, held_out, &args.model.identities, work)?;
     let place = loss.as_ref().map_or_else(|| Ok(args.output.to_path_buf()), |loss| loss.place(&args.output))?;
     let output = Destination { path: &place, recipients: &recipients };
     let mut progress = args.making.progress("quantizing");
     let made = quantize::quantize(&model, output, &params, &mut |done, total| progress.update(done, total));
     let summary = made.map_err(with_flag)?;
     drop(progress);
-    if args.making.work.json {
+    if let Some(file) = receipt {
+        let parameters = Parameters { scheme: args.scheme.to_string(), requantize: args.requantize };
+        let source = model.weights_digest()?;
+        // A sealed result cannot be read back without a key of its recipients.
+        let result = if recipients.is_empty() {
+            coffer_store::open(&place, &[])?.weights_digest()?
+        } else {
+            Model { weights: Arc::new(rounded), ..model }.weights_digest()?
+        };
+        let mut receipt = Receipt::new(coffer_kernels::CONTRACT, summary.method, parameters, source, learned, result);
+        receipt.lost = loss.as_ref().map(serde_json::to_value).transpose()?;
+        file.finish_new(receipt.to_json().as_bytes())?;
+    }
+    if work.json {
         output::json(&Made { output: &place, summary: &summary, lost: loss.as_ref() })?;
     } else {
         args.making.made(&place, &summary)?;
@@ -83,27 +111,32 @@ pub(crate) fn run(args: Args) -> Result<()> {
     loss.map_or(Ok(()), |loss| loss.verdict(&place))
 }
 
-impl Args {
-    /// What the text or the importance matrix says, and what of the text is left to measure on.
-    fn inputs(&self, model: &Model) -> Result<(Inputs, Option<HeldOut>)> {
-        if let Some(path) = &self.imatrix {
-            return Ok((Inputs::Importance(Arc::new(read_imatrix(path, &model.config)?)), None));
-        }
-        let Some(path) = &self.text else { return Ok((Inputs::Unknown, None)) };
-        let text = self.model.identities.read_text(path)?;
-        let (learned, held_out) = self.gate.split(path, &text);
-        let calibration = self.cut.calibration(path, learned, model)?;
-        let options = LoadOptions { threads: self.making.threads(), ..Compute::default().options()? };
-        let engine = Engine::load(&model.config, &*model.weights, options, &mut |_, _| {})?;
-        let mut progress = self.making.steps("running the text");
-        let curvature = Curvature::of(&engine, &calibration, &mut |done, total| progress.update(done, total))?;
-        Ok((Inputs::Curvature(Arc::new(curvature)), held_out))
-    }
+/// What a method is given.
+struct Learning {
+    inputs: Inputs,
+    learned: Option<Learned>,
+    /// What of the text is left to measure on.
+    held_out: Option<HeldOut>,
 }
 
-fn read_imatrix(path: &Path, config: &ModelConfig) -> Result<Importance> {
-    let file = FileAt::open(path)?;
-    Ok(Importance::read(&path.display().to_string(), Arc::new(file), config)?)
+impl Args {
+    fn params(&self, inputs: Inputs) -> QuantizeParams {
+        QuantizeParams { scheme: self.scheme, requantize: self.requantize, inputs, threads: self.making.threads() }
+    }
+
+    fn learn(&self, model: &Model) -> Result<Learning> {
+        if let Some(path) = &self.imatrix {
+            let (inputs, learned) = learning::imatrix(path, model)?;
+            return Ok(Learning { inputs, learned: Some(learned), held_out: None });
+        }
+        let Some(path) = &self.text else {
+            return Ok(Learning { inputs: Inputs::Unknown, learned: None, held_out: None });
+        };
+        let text = Text::read(path, &self.model.identities)?;
+        let (bytes, held_out) = self.gate.split(path, text.text());
+        let (inputs, learned) = text.learn(bytes, self.cut.of(model), model, self.making.work)?;
+        Ok(Learning { inputs, learned: Some(learned), held_out })
+    }
 }
 
 /// For programs.

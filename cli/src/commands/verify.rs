@@ -1,7 +1,9 @@
 //! `coffer verify`: whether a model is what somebody signed.
 
+mod re_execute;
+
 use crate::{
-    exit::Refused,
+    exit::{Refused, Usage},
     model_input::Identities,
     output,
     signatures::{Checked, check, refused},
@@ -17,16 +19,17 @@ use coffer_store::{
 use std::path::PathBuf;
 
 /// Verify that a model (a directory, a GGUF file, or a sealed one) is what was signed, file by file. Takes signatures of `coffer
-/// sign` and of `model_signing`. A sealed model is decrypted in memory only. Exit 3 if the model or the signature is refused.
+/// sign` and of `model_signing`. A sealed model is decrypted in memory only. Or, with --re-execute, that a receipt leads to the model that
+/// it is about. Exit 3 if the model, the signature or the receipt is refused.
 #[derive(clap::Args)]
-#[command(group = clap::ArgGroup::new("trust").required(true))]
+#[command(group = clap::ArgGroup::new("trust"))]
 pub(crate) struct Args {
-    /// Directory, file or sealed bundle to verify
+    /// Directory, file or sealed bundle to verify; or a receipt
     #[arg(value_name = "MODEL")]
     path: PathBuf,
     /// Signature to check
-    #[arg(long, value_name = "SIG")]
-    signature: PathBuf,
+    #[arg(long, value_name = "SIG", required_unless_present = "re_execute", requires = "trust")]
+    signature: Option<PathBuf>,
     /// Public key in PEM of whoever must have signed
     #[arg(long, value_name = "PEM", group = "trust")]
     public_key: Option<PathBuf>,
@@ -39,6 +42,8 @@ pub(crate) struct Args {
     /// Accept files that nobody signed beside those that were
     #[arg(long)]
     ignore_unsigned_files: bool,
+    #[command(flatten)]
+    receipt: re_execute::ReExecute,
     #[command(flatten)]
     identities: Identities,
     #[command(flatten)]
@@ -58,7 +63,11 @@ struct Outcome<'a> {
 
 /// Verifies and tells.
 pub(crate) fn run(args: Args) -> Result<()> {
-    let checked = check(&args.path, &args.signature, &args.trust()?, &args.ignore_paths)?;
+    if args.receipt.re_execute {
+        return args.receipt.run(&args.path, &args.identities, args.work);
+    }
+    let signature = args.signature.as_ref().ok_or_else(|| Usage("name the signature: --signature".to_owned()))?;
+    let checked = check(&args.path, signature, &args.trust()?, &args.ignore_paths)?;
     let identities = args.identities.load_for(&args.path)?;
     let look =
         Look { identities, ignored: &checked.ignored, ignore_unsigned: args.ignore_unsigned_files, threads: args.work.threads() };

@@ -1,7 +1,8 @@
-//! Digests that name a model, its weights and its behaviour, certificates of how it behaves, and signatures over models.
+//! Digests that name a model, its weights and its behaviour, certificates of how it behaves, receipts of how it was made, and signatures.
 //! What is hashed, byte for byte: docs/spec/digests.md; what a certificate holds: docs/spec/certificate.md.
 
 pub mod certificate;
+pub mod receipt;
 pub mod signature;
 
 mod logits;
@@ -10,6 +11,7 @@ mod weights;
 
 pub use certificate::Certificate;
 pub use logits::LogitsHasher;
+pub use receipt::Receipt;
 pub use variant::Variant;
 pub use weights::{DigestError, WeightsHasher};
 

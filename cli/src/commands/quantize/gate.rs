@@ -64,15 +64,15 @@ pub(super) struct Loss {
 }
 
 impl Gate {
-    /// Splits `text`, which was read from `path` to learn from: the first is learned from, the second measured on, unless another is.
-    pub(super) fn split<'t>(&self, path: &Path, text: &'t str) -> (&'t str, Option<HeldOut>) {
+    /// Splits `text`, which was read from `path` to learn from: so many bytes are learned from, the rest is measured on, unless
+    /// another text is.
+    pub(super) fn split(&self, path: &Path, text: &str) -> (usize, Option<HeldOut>) {
         if self.no_eval || self.eval_text.is_some() {
-            return (text, None);
+            return (text.len(), None);
         }
         let wanted = (text.len() as f64 * (1.0 - HELD_OUT)) as usize;
         let at = text[..text.floor_char_boundary(wanted)].rfind(char::is_whitespace).unwrap_or(0);
-        let (learned, held) = text.split_at(at);
-        (learned, Some(HeldOut { name: format!("the last fifth of {}", path.display()), text: held.to_owned() }))
+        (at, Some(HeldOut { name: format!("the last fifth of {}", path.display()), text: text[at..].to_owned() }))
     }
 
     /// Measures what `rounded` loses, and holds it against the limits; `None` with `--no-eval`.
