@@ -163,10 +163,9 @@ impl Method for Quantize {
 
 /// How much each of `values` counts: the importance of its column, times the root of its own square and twice the row's mean
 /// square, since what is large is met by codes that are far apart. In units of the mean, and within bounds that keep sums
-/// in range.
+/// in range; where nothing is known to count, all columns count alike.
 fn weigh(values: &[f32], columns: &[f32]) -> Vec<f32> {
-    let unit = columns.len() as f64 / columns.iter().map(|&c| f64::from(c)).sum::<f64>();
-    let columns: Vec<f32> = columns.iter().map(|&c| (f64::from(c) * unit) as f32).map(|c| c.clamp(LEAST, MOST)).collect();
+    let columns = in_units_of_the_mean(columns);
     let mut weights = Vec::with_capacity(values.len());
     for row in values.chunks_exact(columns.len().max(1)) {
         let square = row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>() / row.len() as f64;
@@ -175,6 +174,15 @@ fn weigh(values: &[f32], columns: &[f32]) -> Vec<f32> {
         weights.extend(row.iter().zip(&columns).map(|(&v, c)| c * size(v).clamp(LEAST, MOST)));
     }
     weights
+}
+
+fn in_units_of_the_mean(columns: &[f32]) -> Vec<f32> {
+    let sum: f64 = columns.iter().map(|&c| f64::from(c)).sum();
+    if sum <= 0.0 {
+        return vec![1.0; columns.len()];
+    }
+    let unit = columns.len() as f64 / sum;
+    columns.iter().map(|&c| ((f64::from(c) * unit) as f32).clamp(LEAST, MOST)).collect()
 }
 const LEAST: f32 = 1e-6;
 const MOST: f32 = 1e6;
@@ -225,6 +233,17 @@ mod tests {
         assert!(error.contains("is Q8_0, quantized already"), "{error}");
         assert_eq!(written(&method(Scheme::Q8_0, true, tensors()), 1).unwrap(), bytes);
         assert_eq!(written(&method(Scheme::Q4_K_M, true, tensors()), 1).unwrap().len(), 288);
+    }
+
+    #[test]
+    fn weights_are_positive_and_finite_whatever_counts() {
+        let values = [&noise(64, 4)[..], &[0.0; 64], &[f32::MAX; 64]].concat();
+        for columns in [vec![0.0; 64], vec![f32::MAX; 64], (0..64).map(|i| [0.0, 1e-30, 1.0, 1e30][i % 4]).collect()] {
+            let weights = weigh(&values, &columns);
+            assert!(weights.len() == values.len() && weights.iter().all(|w| *w > 0.0 && w.is_finite()), "{columns:?}");
+        }
+        let alike = weigh(&[1.0; 64], &[0.0; 64]);
+        assert!(alike.iter().all(|w| *w == alike[0]));
     }
 
     #[test]
