@@ -163,8 +163,9 @@ impl Finding {
         match nearest {
             _ if self.equal == self.questions => Verdict::Equal,
             _ if self.claims_equality => Verdict::Contradicted,
-            _ if all(|a| a.p_within) => Verdict::Consistent,
+            // Before `Consistent`: who serves the alternative is within it at half of the questions, by chance at nearly all.
             Some(nearest) if nearest.p_nearer <= shared => Verdict::Alternative(nearest.name.clone()),
+            _ if all(|a| a.p_within) => Verdict::Consistent,
             _ if all(|a| a.p_beyond) => Verdict::Farther,
             _ => Verdict::Undecided,
         }

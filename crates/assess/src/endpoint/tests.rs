@@ -48,6 +48,9 @@ fn each_verdict_is_reached() {
     // Nine questions are too few to be so sure of anything: 2⁻⁹ > 0.001.
     assert_eq!(finding(9, 9, 0.0, 0.02, 0.0).verdict, Verdict::Undecided);
     assert_eq!(finding(10, 9, 0.0, 0.02, 0.0).verdict, Verdict::Consistent);
+    // Within the alternative at nearly all questions, by chance, and nearer to it at every one.
+    let lucky = finding(32, 3_379_183_347_447_439_113, 1.0, 0.001, 0.0);
+    assert_eq!((lucky.alternatives[0].p_within <= 0.001, lucky.verdict), (true, Verdict::Alternative("Q4_0".to_owned())));
 }
 
 #[test]
