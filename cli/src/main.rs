@@ -9,6 +9,7 @@ mod commands;
 mod demo;
 mod exit;
 mod hygiene;
+mod learning;
 mod model_input;
 mod passphrase;
 mod progress;

@@ -16,7 +16,8 @@ use coffer_seal::{Identity, bundle::Bundle};
 use coffer_store::Model;
 use std::{
     cell::OnceCell,
-    io::Write,
+    fs::File,
+    io::{Read, Write},
     num::NonZeroUsize,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -187,10 +188,18 @@ impl Compute {
 
     /// Loads `weights` of a model of that shape.
     pub(crate) fn load_weights(self, config: &ModelConfig, weights: &dyn TensorSource, style: Style) -> Result<Engine> {
-        let options = self.options()?;
-        let mut progress = Progress::bytes(style, "loading");
-        Ok(Engine::load(config, weights, options, &mut |done, total| progress.update(done, total))?)
+        load_engine(config, weights, self.options()?, Progress::bytes(style, "loading"))
     }
+}
+
+/// Loads `weights` of a model of that shape and shows `progress`.
+pub(crate) fn load_engine(
+    config: &ModelConfig,
+    weights: &dyn TensorSource,
+    options: LoadOptions,
+    mut progress: Progress,
+) -> Result<Engine> {
+    Ok(Engine::load(config, weights, options, &mut |done, total| progress.update(done, total))?)
 }
 
 /// `asked`, or one thread a core.
@@ -214,6 +223,14 @@ impl Identities {
         let bytes = files.read(name, TEXT_LIMIT)?.unwrap_or_default();
         String::from_utf8(bytes).map_err(|_| anyhow::anyhow!("{}: {name} is not UTF-8 text", path.display()))
     }
+}
+
+/// Reads a file, but no more than one byte above `most`: what is larger is for the reader of its content to refuse.
+pub(crate) fn read_bounded(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let named = || path.display().to_string();
+    let mut bytes = Vec::new();
+    File::open(path).with_context(named)?.take(most + 1).read_to_end(&mut bytes).with_context(named)?;
+    Ok(bytes)
 }
 
 /// Reads a plain text file, bounded.

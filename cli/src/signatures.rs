@@ -2,9 +2,10 @@
 
 use crate::{
     exit::{Refused, Usage},
+    model_input::read_bounded,
     progress::{Progress, Style},
 };
-use anyhow::{Context, Result};
+use anyhow::Result;
 use coffer_checkpoint::ReadError;
 use coffer_evidence::signature::{Ignored, MAX_LEN, Signature, SignatureChecked, SignatureError, Trust};
 use coffer_seal::{Identity, bundle::Bundle};
@@ -14,7 +15,6 @@ use coffer_store::{
 };
 use std::{
     ffi::OsString,
-    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -99,7 +99,7 @@ fn files(path: &Path, identities: &[Identity], checked: Option<Checked>) -> Resu
 
 /// Reads `signature` and checks that `trust` made it; `ignore` are further paths that it need not cover.
 pub(crate) fn check(model: &Path, signature: &Path, trust: &Trust, ignore: &[PathBuf]) -> Result<Checked> {
-    let parsed = Signature::parse(&read(signature)?);
+    let parsed = Signature::parse(&read_bounded(signature, MAX_LEN)?);
     let signed = parsed.and_then(|s| s.verify(trust)).map_err(|e| Refused(format!("{}: {e}", signature.display())))?;
     Ok(Checked { signed, ignored: ignored(model, signature, ignore) })
 }
@@ -147,11 +147,4 @@ fn find(model: &Path) -> Result<PathBuf> {
         ))
         .into()),
     }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    let file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
-    let mut bytes = Vec::new();
-    file.take(MAX_LEN + 1).read_to_end(&mut bytes).with_context(|| path.display().to_string())?;
-    Ok(bytes)
 }

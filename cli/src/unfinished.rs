@@ -1,6 +1,6 @@
 //! A file that appears under its name when it is whole.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::{fs::Permissions, io::Write, os::unix::fs::PermissionsExt, path::Path};
 use tempfile::NamedTempFile;
 
@@ -18,6 +18,12 @@ impl<'a> Unfinished<'a> {
         builder.prefix(".coffer-").suffix(".partial").permissions(Permissions::from_mode(0o666));
         let file = builder.tempfile_in(folder).with_context(|| output.display().to_string())?;
         Ok(Self { file, output })
+    }
+
+    /// The same, where `output` must not be there yet; end it with [`Self::finish_new`].
+    pub(crate) fn beside_nothing(output: &'a Path) -> Result<Self> {
+        absent(output)?;
+        Self::beside(output)
     }
 
     /// Writes all of it and gives it its name; an existing file is replaced.
@@ -39,4 +45,10 @@ impl<'a> Unfinished<'a> {
         written.with_context(|| self.output.display().to_string())?;
         Ok((self.file, self.output))
     }
+}
+
+/// An error if something is at `output` already.
+pub(crate) fn absent(output: &Path) -> Result<()> {
+    ensure!(!output.exists(), "{}: exists already; nothing is overwritten", output.display());
+    Ok(())
 }

@@ -1,9 +1,13 @@
 //! How a command works and tells what it did, for every command that reads or writes whole models.
 
 use crate::{
-    model_input::threads,
+    model_input::{Compute, load_engine, threads},
     progress::{Progress, Style},
 };
+use anyhow::Result;
+use coffer_checkpoint::TensorSource;
+use coffer_engine::{Engine, LoadOptions};
+use coffer_model::ModelConfig;
 use std::num::NonZeroUsize;
 
 /// Flags of such commands.
@@ -24,6 +28,12 @@ impl Work {
     /// Threads to use.
     pub(crate) fn threads(self) -> usize {
         threads(self.threads)
+    }
+
+    /// Loads `weights` of a model of that shape, to be run as it is by default.
+    pub(crate) fn load(self, what: &str, config: &ModelConfig, weights: &dyn TensorSource) -> Result<Engine> {
+        let options = LoadOptions { threads: self.threads(), ..Compute::default().options()? };
+        load_engine(config, weights, options, self.progress(what))
     }
 
     /// Progress of `what`, in bytes.

@@ -5,13 +5,9 @@
 #[expect(dead_code, reason = "each test file uses a part of it")]
 mod coffer;
 
-use coffer::{Folder, asset, ok, run};
+use coffer::{Folder, asset, json, ok, run};
 use serde_json::Value;
 use std::{io::Write, path::Path, process::Stdio};
-
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
-}
 
 #[test]
 fn a_sealed_model_answers_as_the_plain_one() {

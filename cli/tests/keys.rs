@@ -5,13 +5,8 @@
 #[expect(dead_code, reason = "each test file uses a part of it")]
 mod coffer;
 
-use coffer::{Folder, asset, command, ok, run};
-use serde_json::Value;
+use coffer::{Folder, asset, command, json, ok, run};
 use std::{fs, os::unix::fs::PermissionsExt, process::Stdio, time::Duration};
-
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
-}
 
 /// A folder with `model.bin` of several segments, and a key.
 fn start() -> (Folder, String, String) {

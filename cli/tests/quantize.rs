@@ -5,13 +5,9 @@
 #[expect(dead_code, reason = "each test file uses a part of it")]
 mod coffer;
 
-use coffer::{Folder, asset, ok, run};
+use coffer::{Folder, asset, json, ok, run};
 use serde_json::Value;
 use std::{fs, path::Path};
-
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap()
-}
 
 fn kl(made: &Value) -> f64 {
     made["lost"]["kl_mean"].as_f64().unwrap()

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+#[expect(dead_code, reason = "each test file uses a part of it")]
 mod coffer;
 
 use coffer::{Folder, Run, asset, copy, ok, run};

@@ -2,7 +2,7 @@
 
 use crate::{
     exit::{Refused, Usage},
-    model_input::{Compute, ModelArgs},
+    model_input::{Compute, ModelArgs, read_bounded},
     output,
     progress::{Progress, Style},
     remote::Output,
@@ -11,11 +11,7 @@ use crate::{
 use anyhow::{Context, Result};
 use coffer_assess::certify::{self, CaseDifference, Comparison};
 use coffer_evidence::{Certificate, certificate::MAX_LEN};
-use std::{
-    fs::File,
-    io::Read,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 /// Record what a model is and computes (-o), or check on another machine that it is and computes the same (--check).
 /// Says `equal`, or names the part that differs and the first token and layer whose numbers do (exit 3).
@@ -51,8 +47,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
 
 impl Args {
     fn certify(&self, output: &Path) -> Result<()> {
-        anyhow::ensure!(!output.exists(), "{}: exists already; nothing is overwritten", output.display());
-        let file = Unfinished::beside(output)?;
+        let file = Unfinished::beside_nothing(output)?;
         let model = self.model.open()?;
         let engine = self.compute.load(&model, self.progress)?;
         let mut progress = Progress::steps(self.progress, "certifying");
@@ -127,8 +122,6 @@ fn place(difference: &CaseDifference) -> String {
 
 /// Reads a certificate, bounded.
 pub(crate) fn read_certificate(path: &Path) -> Result<Certificate> {
-    let named = || path.display().to_string();
-    let mut bytes = Vec::new();
-    File::open(path).with_context(named)?.take(MAX_LEN as u64 + 1).read_to_end(&mut bytes).with_context(named)?;
+    let bytes = read_bounded(path, MAX_LEN as u64)?;
     Certificate::parse(&bytes).with_context(|| format!("{}: not usable", path.display()))
 }

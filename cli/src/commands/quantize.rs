@@ -1,17 +1,17 @@
 //! `coffer quantize`: fewer bits per weight, as GGUF.
 
 mod gate;
-pub(crate) mod learning;
 
 use crate::{
-    commands::{imatrix::Cut, making},
+    commands::making,
+    learning::{self, Cut, Text},
     model_input::ModelArgs,
     output,
     recipients::SealTo,
     remote::Output,
-    unfinished::Unfinished,
+    unfinished::{Unfinished, absent},
 };
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use coffer_compress::{
     CompressError, Summary,
     quantize::{self, Inputs, QuantizeParams, Rounded, Scheme},
@@ -22,7 +22,6 @@ use coffer_evidence::{
 };
 use coffer_store::{Destination, Model};
 use gate::{Gate, HeldOut, Loss};
-use learning::Text;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -72,12 +71,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
     if args.making.dry_run {
         return args.making.planned(&plan);
     }
-    ensure!(!args.output.exists(), "{}: exists already; nothing is overwritten", args.output.display());
-    let receipt = args.receipt.as_deref().map(|path| {
-        ensure!(!path.exists(), "{}: exists already; nothing is overwritten", path.display());
-        Unfinished::beside(path)
-    });
-    let receipt = receipt.transpose()?;
+    absent(&args.output)?;
+    let receipt = args.receipt.as_deref().map(Unfinished::beside_nothing).transpose()?;
 
     let Learning { inputs, learned, held_out } = args.learn(&model)?;
     let params = args.params(inputs);

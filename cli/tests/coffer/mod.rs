@@ -65,3 +65,8 @@ pub(crate) fn ok(arguments: &[&str]) -> String {
     assert_eq!(run.code, 0, "coffer {arguments:?}\n{}", run.stderr);
     run.stdout
 }
+
+/// What was printed with `--json`.
+pub(crate) fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}

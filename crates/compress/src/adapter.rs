@@ -143,7 +143,7 @@ impl TensorSource for Adapted {
         };
         let made = rows::read(&*self.base, t, rows.clone()).and_then(|mut values| {
             change.add(self.adapter.scaling, rows.start as usize, &mut values);
-            rows::encode_rows(self.index.get(t), rows.start, &values)
+            rows::encode_rows(self.index.get(t), rows.start, &values, None)
         });
         rows::fill(info, made, out)
     }

@@ -31,7 +31,6 @@ pub struct Moments {
 }
 
 /// `H = (U + I) D (U + I)ᵀ` for the columns of a weight in some order.
-#[derive(Default)]
 pub struct Factor {
     /// Which column comes when.
     pub order: Vec<usize>,

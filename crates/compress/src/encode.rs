@@ -30,9 +30,7 @@ pub fn encode(dtype: DType, values: &[f32], weights: Option<&[f32]>, out: &mut [
     if !values.len().is_multiple_of(dtype.block_len()) || blocks * dtype.block_bytes() != out.len() || !weighted {
         return Err(EncodeError::Length { dtype, elements: values.len(), bytes: out.len() });
     }
-    if let Some(index) = first_not_finite(values) {
-        return Err(EncodeError::NotFinite { index, value: values[index] });
-    }
+    finite(values)?;
     let encoded = match (plain_encoder(dtype), searched_encoder(dtype)) {
         (_, Some(encode)) if weights.is_some() => encode(values, weights, out),
         (Some(encode), _) => encode(values, out),
@@ -50,22 +48,24 @@ pub(crate) trait Row {
     fn store(&self, out: &mut [u8]);
 }
 
-/// Searches the scales of a row for `values`, whose squared errors count as `weights`; `None` for a type without a search.
+/// Searches the scales of a row for `values`, whose squared errors count as `weights`.
 ///
 /// # Errors
-/// As [`encode`].
-pub(crate) fn row(dtype: DType, values: &[f32], weights: &[f32]) -> Result<Option<Box<dyn Row>>, EncodeError> {
-    let Some(search) = row_searcher(dtype) else { return Ok(None) };
-    if let Some(index) = first_not_finite(values) {
-        return Err(EncodeError::NotFinite { index, value: values[index] });
-    }
-    let found = search(values, weights);
-    found.map(Some).map_err(|Overflow { index }| EncodeError::Overflow { dtype, index, value: values[index] })
+/// As [`encode`]; unsupported is every type that is not [searched](is_searched).
+pub(crate) fn row(dtype: DType, values: &[f32], weights: &[f32]) -> Result<Box<dyn Row>, EncodeError> {
+    let search = row_searcher(dtype).ok_or(EncodeError::Unsupported(dtype))?;
+    finite(values)?;
+    search(values, weights).map_err(|Overflow { index }| EncodeError::Overflow { dtype, index, value: values[index] })
+}
+
+/// Whether `dtype` has scales to search for, so that weights make a difference.
+pub(crate) fn is_searched(dtype: DType) -> bool {
+    searched_encoder(dtype).is_some()
 }
 
 /// Whether [`encode`] can write `dtype`.
 pub fn supports(dtype: DType) -> bool {
-    plain_encoder(dtype).is_some() || searched_encoder(dtype).is_some()
+    plain_encoder(dtype).is_some() || is_searched(dtype)
 }
 
 /// Why values could not be encoded. Indices count from the first value given.
@@ -204,10 +204,15 @@ impl<T: Block<N, B>, const N: usize, const B: usize> Row for Blocks<T, N, B> {
     }
 }
 
-fn first_not_finite(values: &[f32]) -> Option<usize> {
+/// Refuses the first value that is NaN or infinite.
+fn finite(values: &[f32]) -> Result<(), EncodeError> {
     const EXPONENT: u32 = 0x7f80_0000;
-    let any = values.chunks(64).position(|c| c.iter().fold(false, |bad, v| bad | (v.to_bits() & EXPONENT == EXPONENT)))?;
-    (any * 64..values.len()).find(|&i| !values[i].is_finite())
+    let bad = |c: &[f32]| c.iter().fold(false, |bad, v| bad | (v.to_bits() & EXPONENT == EXPONENT));
+    let Some(chunk) = values.chunks(64).position(bad) else { return Ok(()) };
+    match (chunk * 64..values.len()).find(|&i| !values[i].is_finite()) {
+        Some(index) => Err(EncodeError::NotFinite { index, value: values[index] }),
+        None => Ok(()),
+    }
 }
 
 /// Calls `encode(block values, their weights, block bytes)` for every block; a `None` becomes an overflow of that block.

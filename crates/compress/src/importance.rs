@@ -1,13 +1,16 @@
 //! How much each column of a matrix counts: the mean square of the activations that meet it. Known as importance matrix;
 //! files are llama.cpp's (`tools/imatrix/README.md`, the GGUF form).
 
-use crate::{Calibration, CompressError, Progress};
+use crate::{Calibration, CompressError, Progress, rows};
 use coffer_checkpoint::{
-    DType, ReadAt, TensorInfo, TensorSource, blocks,
+    DType, ReadAt, TensorInfo, TensorSource,
     gguf::{Array, GgufFile, GgufWriter, Metadata, Value},
 };
 use coffer_engine::{Engine, Observer, observe::Products};
-use coffer_model::{ModelConfig, names};
+use coffer_model::{
+    LayerGraph, ModelConfig,
+    names::{self, Place},
+};
 use std::{
     collections::{BTreeMap, HashMap},
     io::Write,
@@ -90,17 +93,13 @@ impl Importance {
         };
         let mut stacks = HashMap::new();
         let mut inputs = BTreeMap::new();
-        for node in coffer_model::LayerGraph::of(config).prunable() {
+        for node in LayerGraph::of(config).prunable() {
             let Some(place) = names::in_gguf(&node.weight, &node.shape, config) else { continue };
             if !stacks.contains_key(&place.name) {
                 stacks.insert(place.name.clone(), stack(&gguf, &place.name, &foreign)?);
             }
             let Some(Some(inputs_there)) = stacks.get(&place.name) else { continue };
-            // A tensor of three dimensions holds one matrix for each expert.
-            let matrix = match place.shape[..] {
-                [_, rows, _] => (place.first / rows.max(1)) as usize,
-                _ => 0,
-            };
+            let (matrix, _) = matrix_of(&place);
             let input = inputs_there.get(matrix).ok_or_else(|| foreign(format!("{} has too few experts", place.name)))?;
             if node.shape.last() != Some(&(input.squares.len() as u64)) {
                 return Err(foreign(format!("{} is of another shape; was it made for another model?", place.name)));
@@ -119,13 +118,10 @@ impl Importance {
     /// `out` fails.
     pub fn write(&self, out: impl Write, config: &ModelConfig) -> Result<(), CompressError> {
         let mut stacks: BTreeMap<String, Vec<Option<&Input>>> = BTreeMap::new();
-        for node in coffer_model::LayerGraph::of(config).prunable() {
+        for node in LayerGraph::of(config).prunable() {
             let Some(input) = self.inputs.get(&node.weight) else { continue };
             let Some(place) = names::in_gguf(&node.weight, &node.shape, config) else { continue };
-            let (matrices, matrix) = match place.shape[..] {
-                [experts, rows, _] => (experts as usize, (place.first / rows.max(1)) as usize),
-                _ => (1, 0),
-            };
+            let (matrix, matrices) = matrix_of(&place);
             stacks.entry(place.name).or_insert_with(|| vec![None; matrices])[matrix] = Some(input);
         }
         let mut tensors = Vec::new();
@@ -157,6 +153,14 @@ impl Importance {
     }
 }
 
+/// Which matrix of a tensor of GGUF a weight is, and of how many: one of three dimensions holds one for each expert.
+fn matrix_of(place: &Place) -> (usize, usize) {
+    match place.shape[..] {
+        [experts, rows, _] => ((place.first / rows.max(1)) as usize, experts as usize),
+        _ => (0, 1),
+    }
+}
+
 /// The inputs of all matrices in the tensor `name` of the model; `None` if the file does not know it.
 fn stack(
     gguf: &GgufFile,
@@ -169,11 +173,8 @@ fn stack(
         if info.dtype != DType::F32 || info.cols() == 0 {
             return Err(foreign(format!("{} is not what llama-imatrix writes", info.name)));
         }
-        let raw = crate::rows::read_raw(gguf, id, 0..info.rows())?;
-        let mut values = vec![0.0; raw.len() / 4];
-        blocks::decode(DType::F32, &raw, &mut values)
-            .map_err(|source| CompressError::Decode { tensor: info.name.clone(), source })?;
-        if values.iter().any(|v: &f32| !v.is_finite() || *v < 0.0) {
+        let values = rows::read(gguf, id, 0..info.rows())?;
+        if values.iter().any(|v| !v.is_finite() || *v < 0.0) {
             return Err(foreign(format!("{} holds numbers that are no sums of squares", info.name)));
         }
         Ok(Some((info.cols() as usize, values)))
@@ -218,7 +219,7 @@ mod tests {
     /// Every input different; one expert was never chosen.
     fn importance(config: &ModelConfig) -> Importance {
         let mut inputs = BTreeMap::new();
-        for (i, node) in coffer_model::LayerGraph::of(config).prunable().enumerate() {
+        for (i, node) in LayerGraph::of(config).prunable().enumerate() {
             if node.weight.contains("layers.1.mlp.experts.1.") {
                 continue;
             }

@@ -67,9 +67,9 @@ pub struct Entry {
 
 /// All methods.
 pub static METHODS: &[&Entry] = &[
-    crate::quantize::ENTRIES[0],
-    crate::quantize::ENTRIES[1],
-    crate::quantize::ENTRIES[2],
+    &crate::quantize::NEAREST,
+    &crate::quantize::WEIGHTED,
+    &crate::quantize::gptq::ENTRY,
     &crate::prune::magnitude::ENTRY,
     &crate::merge::linear::ENTRY,
 ];

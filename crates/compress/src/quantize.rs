@@ -1,6 +1,6 @@
 //! Quantization to GGUF's block formats, weights alone.
 
-mod gptq;
+pub(crate) mod gptq;
 mod mixture;
 mod rounded;
 
@@ -9,7 +9,7 @@ pub use mixture::Scheme;
 pub use rounded::Rounded;
 
 use crate::{
-    CompressError, Curvature, Importance, Method, Plan, Progress, Summary, Task, driver,
+    CompressError, Curvature, Importance, Method, Plan, Progress, Summary, Task, driver, encode,
     method::{Entry, Kind, Needs},
     rows,
 };
@@ -44,7 +44,7 @@ pub enum Inputs {
 }
 
 /// Rounding to the nearest, with a search for the scales of least squared error.
-static ENTRY: Entry = Entry {
+pub(crate) static NEAREST: Entry = Entry {
     kind: Kind::Quantize,
     name: "nearest",
     id: "nearest@1",
@@ -53,16 +53,13 @@ static ENTRY: Entry = Entry {
 };
 
 /// The same, with columns that count as much as the activations they meet are large.
-static WEIGHTED: Entry = Entry {
+pub(crate) static WEIGHTED: Entry = Entry {
     kind: Kind::Quantize,
     name: "weighted",
     id: "weighted@1",
     needs: Needs::Importance,
     about: "as nearest, and the error of a column counts as much as the activations that meet it are large",
 };
-
-/// Methods of this command.
-pub(crate) static ENTRIES: [&Entry; 3] = [&ENTRY, &WEIGHTED, &gptq::ENTRY];
 
 /// What [`quantize`] would write.
 ///
@@ -126,7 +123,7 @@ impl Quantize {
 impl Method for Quantize {
     fn entry(&self) -> &'static Entry {
         match self.rounding {
-            Rounding::Nearest => &ENTRY,
+            Rounding::Nearest => &NEAREST,
             Rounding::Weighted(_) => &WEIGHTED,
             Rounding::Feedback(_) => &gptq::ENTRY,
         }
@@ -146,18 +143,20 @@ impl Method for Quantize {
             return rows::read_raw(&*self.source, id, rows);
         }
         let values = rows::read(&*self.source, id, rows.clone())?;
-        match &self.rounding {
-            Rounding::Weighted(importance) if task.output.dtype.is_quantized() => {
-                let columns = importance.columns(&info.name, info.cols())?;
-                let weights = columns.map(|columns| weigh(&values, &columns));
-                rows::encode_weighted(&task.output, rows.start, &values, weights.as_deref())
+        let searched = encode::is_searched(task.output.dtype);
+        let weights = match &self.rounding {
+            Rounding::Feedback(feedback) if searched => {
+                if let Some(bytes) = feedback.encode(&task.output, rows.start, &values)? {
+                    return Ok(bytes);
+                }
+                None
             }
-            Rounding::Feedback(feedback) => match feedback.encode(&task.output, rows.start, &values)? {
-                Some(bytes) => Ok(bytes),
-                None => rows::encode_rows(&task.output, rows.start, &values),
-            },
-            _ => rows::encode_rows(&task.output, rows.start, &values),
-        }
+            Rounding::Weighted(importance) if searched => {
+                importance.columns(&info.name, info.cols())?.map(|columns| weigh(&values, &columns))
+            }
+            _ => None,
+        };
+        rows::encode_rows(&task.output, rows.start, &values, weights.as_deref())
     }
 }
 
@@ -227,7 +226,7 @@ mod tests {
     #[test]
     fn a_quantized_source_needs_permission_and_keeps_what_already_fits() {
         let info = TensorInfo { name: UP.into(), dtype: DType::Q8_0, shape: vec![2, 256] };
-        let bytes = crate::rows::encode_rows(&info, 0, &noise(512, 3)).unwrap();
+        let bytes = crate::rows::encode_rows(&info, 0, &noise(512, 3), None).unwrap();
         let tensors = || vec![(info.clone(), bytes.clone())];
         let error = method(Scheme::Q8_0, false, tensors()).plan().unwrap_err().to_string();
         assert!(error.contains("is Q8_0, quantized already"), "{error}");

@@ -41,13 +41,8 @@ pub(crate) fn read(source: &dyn TensorSource, id: TensorId, rows: Range<u64>) ->
     Ok(values)
 }
 
-/// `values` of the rows from `first_row` on in the type of `output`.
-pub(crate) fn encode_rows(output: &TensorInfo, first_row: u64, values: &[f32]) -> Result<Vec<u8>, CompressError> {
-    encode_weighted(output, first_row, values, None)
-}
-
-/// As [`encode_rows`]; `weights` say how much the squared error of each value counts.
-pub(crate) fn encode_weighted(
+/// `values` of the rows from `first_row` on in the type of `output`; `weights` say how much the squared error of each counts.
+pub(crate) fn encode_rows(
     output: &TensorInfo,
     first_row: u64,
     values: &[f32],

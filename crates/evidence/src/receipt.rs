@@ -111,6 +111,15 @@ impl Receipt {
     }
 }
 
+impl Learned {
+    /// Digest of the file.
+    pub fn digest(&self) -> PartDigest {
+        match self {
+            Self::Text { digest, .. } | Self::Imatrix { digest, .. } => *digest,
+        }
+    }
+}
+
 /// Why a receipt was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("receipt: {0}")]

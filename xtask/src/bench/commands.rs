@@ -1,7 +1,10 @@
 //! Whole commands beside their peers' commands, by wall clock.
 
 use super::{Row, alternate, engine::quantized, synthetic};
-use crate::peers::{Peers, output, run};
+use crate::{
+    interop::{numbers::scribe_gguf, quantize::llama_imatrix},
+    peers::{Peers, output, run},
+};
 use anyhow::{Context, Result, ensure};
 use std::{path::Path, process::Command, time::Instant};
 
@@ -42,10 +45,8 @@ pub(crate) fn quality(peers: &Peers, row: &mut dyn FnMut(Row)) -> Result<()> {
     let texts = peers.shared().map_or_else(|| peers.root().join("assets/text"), |shared| shared.join("text"));
     let (learned, held_out) = (texts.join("calibration.txt"), texts.join("holdout.txt"));
     let (scribe, imatrix) = (at("scribe.gguf"), at("imatrix.gguf"));
-    run(peers.coffer("convert")?.arg(peers.root().join("assets/models/scribe-8m")).args(["--to", "gguf", "-o"]).arg(&scribe))?;
-    let mut llama = Command::new(peers.llama("llama-imatrix")?);
-    llama.arg("-m").arg(&scribe).arg("-f").arg(&learned).args(["-c", "512", "-t", "2", "--output-format", "gguf", "-o"]);
-    run(llama.arg(&imatrix))?;
+    scribe_gguf(peers, &scribe)?;
+    llama_imatrix(peers, &scribe, &learned, &imatrix)?;
     let divergence = |model: &Path| {
         let mut eval = peers.coffer("eval")?;
         eval.arg(model).arg("--against").arg(&scribe).arg("--text").arg(&held_out).arg("--json");

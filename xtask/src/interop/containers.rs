@@ -2,7 +2,7 @@
 
 use super::Outcome;
 use crate::{
-    interop::numbers::{close, perplexities, python, scribe},
+    interop::numbers::{close, perplexities, python, scribe, scribe_gguf},
     peers::{Peers, output, run},
 };
 use anyhow::{Context, Result, ensure};
@@ -59,7 +59,7 @@ pub(crate) fn transformers_runs_our_directories(peers: &Peers, folder: &Path) ->
 /// template come back equal.
 pub(crate) fn convert_there_and_back(peers: &Peers, folder: &Path) -> Result<Outcome> {
     let (gguf, back) = (folder.join("scribe.gguf"), folder.join("scribe"));
-    run(peers.coffer("convert")?.arg(scribe(peers)).args(["--to", "gguf", "-o"]).arg(&gguf))?;
+    scribe_gguf(peers, &gguf)?;
     run(peers.coffer("convert")?.arg(&gguf).args(["--to", "hf", "-o"]).arg(&back))?;
     let printed = python(peers, "same_model.py", &[&scribe(peers), &back])?;
     Ok(Outcome::Passed(printed))
@@ -75,7 +75,7 @@ pub(crate) fn peft_merges_alike(peers: &Peers, folder: &Path) -> Result<Outcome>
 /// scribe-8m converted and in every quantized type.
 fn ggufs(peers: &Peers, folder: &Path) -> Result<Vec<PathBuf>> {
     let mut all = vec![folder.join("BF16.gguf")];
-    run(peers.coffer("convert")?.arg(scribe(peers)).args(["--to", "gguf", "-o"]).arg(&all[0]))?;
+    scribe_gguf(peers, &all[0])?;
     for kind in TYPES {
         let out = folder.join(format!("{kind}.gguf"));
         run(peers.coffer("quantize")?.arg(scribe(peers)).args(["--type", kind, "-o"]).arg(&out))?;

@@ -71,6 +71,11 @@ pub(crate) fn scribe(peers: &Peers) -> PathBuf {
     peers.root().join("assets/models/scribe-8m")
 }
 
+/// The same as a GGUF file, written to `out`.
+pub(crate) fn scribe_gguf(peers: &Peers, out: &Path) -> Result<()> {
+    run(peers.coffer("convert")?.arg(scribe(peers)).args(["--to", "gguf", "-o"]).arg(out))
+}
+
 /// Loads a model on two threads.
 pub(crate) fn load(model: &coffer_store::Model) -> Result<Engine> {
     let options = LoadOptions {

@@ -2,7 +2,7 @@
 
 use super::Outcome;
 use crate::{
-    interop::numbers::{python, scribe},
+    interop::numbers::{python, scribe_gguf},
     peers::{Peers, run},
 };
 use anyhow::{Result, ensure};
@@ -29,7 +29,7 @@ const FALLING_BACK: [&str; 6] = ["Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M",
 /// scribe-8m in every scheme, with an importance matrix and without; SmolLM2, whose rows are no multiples of 256.
 pub(crate) fn mixtures(peers: &Peers, folder: &Path) -> Result<Outcome> {
     let (bf16, imatrix) = (folder.join("scribe.gguf"), folder.join("imatrix.gguf"));
-    run(peers.coffer("convert")?.arg(scribe(peers)).args(["--to", "gguf", "-o"]).arg(&bf16))?;
+    scribe_gguf(peers, &bf16)?;
     importance(peers, &bf16, &imatrix)?;
     let (mut files, mut tensors) = (0, 0);
     let mut compare = |model: &Path, scheme: &str, imatrix: Option<&Path>| -> Result<()> {
@@ -72,17 +72,22 @@ fn types(gguf: &Path) -> Result<BTreeMap<String, DType>> {
 /// Ours beside llama-imatrix's, over the same windows.
 pub(crate) fn imatrix(peers: &Peers, folder: &Path) -> Result<Outcome> {
     let (bf16, ours, theirs) = (folder.join("scribe.gguf"), folder.join("ours.gguf"), folder.join("theirs.gguf"));
-    run(peers.coffer("convert")?.arg(scribe(peers)).args(["--to", "gguf", "-o"]).arg(&bf16))?;
+    scribe_gguf(peers, &bf16)?;
     importance(peers, &bf16, &ours)?;
-    let mut llama = Command::new(peers.llama("llama-imatrix")?);
-    llama.arg("-m").arg(&bf16).arg("-f").arg(text(peers)).args(["-c", "512", "-t", "2", "--output-format", "gguf", "-o"]);
-    run(llama.arg(&theirs))?;
+    llama_imatrix(peers, &bf16, &text(peers), &theirs)?;
     let worst: f64 = python(peers, "imatrix_difference.py", &[&ours, &theirs])?.parse()?;
     ensure!(worst < IMATRIX_TOLERANCE, "a mean square differs by {worst}");
     // llama-quantize has read ours above; now theirs is read.
     let out = folder.join("out.gguf");
     run(peers.coffer("quantize")?.arg(&bf16).args(["--type", "Q4_K_M", "-o"]).arg(&out).arg("--imatrix").arg(&theirs))?;
     Ok(Outcome::Passed(format!("largest difference of a mean square {:.2} %", worst * 100.0)))
+}
+
+/// What llama-imatrix makes of a text, in windows of 512 tokens.
+pub(crate) fn llama_imatrix(peers: &Peers, model: &Path, text: &Path, out: &Path) -> Result<()> {
+    let mut llama = Command::new(peers.llama("llama-imatrix")?);
+    llama.arg("-m").arg(model).arg("-f").arg(text).args(["-c", "512", "-t", "2", "--output-format", "gguf", "-o"]);
+    run(llama.arg(out))
 }
 
 fn importance(peers: &Peers, model: &Path, out: &Path) -> Result<()> {

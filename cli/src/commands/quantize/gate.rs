@@ -3,7 +3,8 @@
 use crate::{
     commands::{assess, eval::Figures},
     exit::{Refused, Usage},
-    model_input::{Compute, Identities, read_text},
+    model_input::{Identities, read_text},
+    unfinished::absent,
     work::Work,
 };
 use anyhow::{Context, Result, ensure};
@@ -14,7 +15,6 @@ use coffer_assess::{
 };
 use coffer_checkpoint::TensorSource;
 use coffer_compress::quantize::Rounded;
-use coffer_engine::{Engine, LoadOptions};
 use coffer_store::Model;
 use std::path::{Path, PathBuf};
 
@@ -97,12 +97,8 @@ impl Gate {
             || Usage("the model has no tokenizer, so what is lost cannot be measured; --no-eval goes on without".to_owned());
         let mut tokens = model.tokenizer.as_ref().ok_or_else(none)?.encode(&held.text, true)?;
         tokens.truncate(self.eval_tokens);
-        let options = LoadOptions { threads: work.threads(), ..Compute::default().options()? };
-        let load = |what: &str, weights: &dyn TensorSource| {
-            let mut progress = work.progress(what);
-            Engine::load(&model.config, weights, options, &mut |done, total| progress.update(done, total))
-        };
-        let (source, result) = (load("loading the source", &*model.weights)?, load("rounding", rounded)?);
+        let source = work.load("loading the source", &model.config, &*model.weights)?;
+        let result = work.load("rounding", &model.config, rounded)?;
         let windows = Windows::new(&tokens, source.context().min(512), 0, source.context())
             .with_context(|| format!("{}: what is lost cannot be measured; --no-eval goes on without", held.name))?;
         let mut progress = work.steps("measuring the loss");
@@ -157,7 +153,7 @@ impl Loss {
             None => format!("{stem}.refused"),
         };
         let place = wanted.with_file_name(name);
-        ensure!(!place.exists(), "{}: exists already; nothing is overwritten", place.display());
+        absent(&place)?;
         Ok(place)
     }
 

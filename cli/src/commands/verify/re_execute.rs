@@ -1,9 +1,9 @@
 //! Makes a model again, as its receipt says, and compares.
 
 use crate::{
-    commands::quantize::learning::{self, Text},
     exit::{Refused, Usage},
-    model_input::Identities,
+    learning::{self, Text},
+    model_input::{Identities, read_bounded},
     output,
     work::Work,
 };
@@ -18,11 +18,7 @@ use coffer_evidence::{
     receipt::{Learned, MAX_LEN},
 };
 use coffer_store::Model;
-use std::{
-    fs::File,
-    io::Read,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 /// Flags that only a receipt needs.
 #[derive(clap::Args, Clone, Debug)]
@@ -56,7 +52,7 @@ impl ReExecute {
         let (Some(source), Some(result)) = (&self.source, &self.result) else {
             return Err(Usage("--re-execute needs --source and --result".to_owned()).into());
         };
-        let receipt = read(path)?;
+        let receipt = Receipt::parse(&read_bounded(path, MAX_LEN as u64)?).with_context(|| path.display().to_string())?;
         known(&receipt)?;
         let open = |path: &Path| -> Result<Model> { Ok(coffer_store::open(path, identities.load_for(path)?)?) };
         let (source, result) = (open(source)?, open(result)?);
@@ -87,23 +83,23 @@ impl ReExecute {
 
     /// What was learned, from the same file.
     fn inputs(&self, receipt: &Receipt, source: &Model, identities: &Identities, work: Work) -> Result<Inputs> {
-        let other = |name: &str, what: &str| Refused(format!("{name} is not the {what} that was learned from"));
+        let (is, named) = (receipt.learned.as_ref().map(Learned::digest), |path: &Path| path.display().to_string());
         match &receipt.learned {
             None => Ok(Inputs::Unknown),
             Some(Learned::Imatrix { name, .. }) => {
                 let path =
                     self.imatrix.as_ref().ok_or_else(|| Usage(format!("name the importance matrix, {name}: --imatrix")))?;
                 let (inputs, learned) = learning::imatrix(path, source)?;
-                let same = matches!((&learned, &receipt.learned), (Learned::Imatrix { digest: a, .. }, Some(Learned::Imatrix { digest: b, .. })) if a == b);
-                if same { Ok(inputs) } else { Err(other(&path.display().to_string(), "importance matrix").into()) }
+                same(is == Some(learned.digest()), || {
+                    format!("{} is not the importance matrix that was learned from", named(path))
+                })?;
+                Ok(inputs)
             }
-            Some(Learned::Text { name, digest, bytes, window, max_tokens }) => {
+            Some(Learned::Text { name, bytes, window, max_tokens, .. }) => {
                 let path =
                     self.text.as_ref().ok_or_else(|| Usage(format!("name the text that was learned from, {name}: --text")))?;
                 let text = Text::read(path, identities)?;
-                if text.digest() != *digest {
-                    return Err(other(&path.display().to_string(), "text").into());
-                }
+                same(is == Some(text.digest()), || format!("{} is not the text that was learned from", named(path)))?;
                 let bytes = usize::try_from(*bytes).unwrap_or(usize::MAX);
                 Ok(text.learn(bytes, (*window, *max_tokens), source, work)?.0)
             }
@@ -120,13 +116,6 @@ impl ReExecute {
         tensors.truncate(count);
         Ok(tensors)
     }
-}
-
-fn read(path: &Path) -> Result<Receipt> {
-    let mut bytes = Vec::new();
-    let file = File::open(path).with_context(|| path.display().to_string())?;
-    file.take(MAX_LEN as u64 + 1).read_to_end(&mut bytes).with_context(|| path.display().to_string())?;
-    Receipt::parse(&bytes).with_context(|| path.display().to_string())
 }
 
 /// Refuses what this release makes otherwise.

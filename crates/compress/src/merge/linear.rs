@@ -79,7 +79,7 @@ impl Method for Linear {
         if let Some(divisor) = divisor {
             sum.iter_mut().for_each(|s| *s /= divisor);
         }
-        rows::encode_rows(&task.output, rows.start, &sum)
+        rows::encode_rows(&task.output, rows.start, &sum, None)
     }
 }
 

@@ -3,19 +3,19 @@
 use super::weigh;
 use crate::{
     CompressError,
-    curvature::{Curvature, Factor},
+    curvature::{Curvature, Factor, Moments},
     encode,
     method::{Entry, Kind, Needs},
     rows,
 };
 use coffer_checkpoint::TensorInfo;
 use std::{
-    collections::HashMap,
+    collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
 };
 
 /// Scales by importance, then codes with feedback.
-pub(super) static ENTRY: Entry = Entry {
+pub(crate) static ENTRY: Entry = Entry {
     kind: Kind::Quantize,
     name: "gptq",
     id: "gptq@1",
@@ -26,8 +26,8 @@ pub(super) static ENTRY: Entry = Entry {
 /// Second moments, and the factors made of them so far.
 pub(super) struct Feedback {
     curvature: Arc<Curvature>,
-    /// By name of the weight. Few: tasks run in order.
-    factors: Mutex<HashMap<String, Arc<Factor>>>,
+    /// With what they were made of, the latest last. Few: weights that share an input follow one another.
+    factors: Mutex<VecDeque<(Arc<Moments>, Arc<Factor>)>>,
 }
 
 impl Feedback {
@@ -35,8 +35,7 @@ impl Feedback {
         Self { curvature, factors: Mutex::default() }
     }
 
-    /// The bytes of `values`, some rows from `first_row` on, of tensor `output`; `None` if its input was not seen or its type has
-    /// no scales to search.
+    /// The bytes of `values`, some rows from `first_row` on, of tensor `output`, whose type is searched; `None` if its input was not seen.
     pub(super) fn encode(&self, output: &TensorInfo, first_row: u64, values: &[f32]) -> Result<Option<Vec<u8>>, CompressError> {
         let Some(moments) = self.curvature.input(&output.name) else { return Ok(None) };
         let cols = moments.cols();
@@ -48,10 +47,9 @@ impl Feedback {
         let in_row = |at: usize, e| rows::in_row(output, first_row + at as u64, e);
         let mut coded = Vec::with_capacity(values.len() / cols);
         for (i, (values, weights)) in values.chunks_exact(cols).zip(weights.chunks_exact(cols)).enumerate() {
-            let Some(row) = encode::row(output.dtype, values, weights).map_err(|e| in_row(i, e))? else { return Ok(None) };
-            coded.push(row);
+            coded.push(encode::row(output.dtype, values, weights).map_err(|e| in_row(i, e))?);
         }
-        let factor = self.factor(&output.name);
+        let factor = self.factor(moments);
         round(&factor, values, &mut coded);
         let row_bytes = cols / output.dtype.block_len() * output.dtype.block_bytes();
         let mut out = vec![0; row_bytes * coded.len()];
@@ -59,17 +57,17 @@ impl Feedback {
         Ok(Some(out))
     }
 
-    fn factor(&self, weight: &str) -> Arc<Factor> {
+    fn factor(&self, moments: &Arc<Moments>) -> Arc<Factor> {
         // A panic while it was held leaves nothing half made.
         let mut factors = self.factors.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(factor) = factors.get(weight) {
+        if let Some((_, factor)) = factors.iter().find(|(of, _)| Arc::ptr_eq(of, moments)) {
             return Arc::clone(factor);
         }
-        if factors.len() >= KEPT {
-            factors.clear();
+        if factors.len() == KEPT {
+            factors.pop_front();
         }
-        let factor = Arc::new(self.curvature.input(weight).map_or_else(Factor::default, |moments| moments.factor()));
-        factors.insert(weight.to_owned(), Arc::clone(&factor));
+        let factor = Arc::new(moments.factor());
+        factors.push_back((Arc::clone(moments), Arc::clone(&factor)));
         factor
     }
 }
@@ -92,16 +90,13 @@ fn round(factor: &Factor, values: &[f32], rows: &mut [Box<dyn encode::Row>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        curvature::{Moments, tests::moments},
-        testing::noise,
-    };
+    use crate::{curvature::tests::moments, testing::noise};
     use coffer_checkpoint::{DType, blocks};
 
     const COLS: usize = 256;
 
     fn coded(dtype: DType, moments: &Moments, values: &[f32]) -> (Vec<f32>, Box<dyn encode::Row>) {
-        let mut rows = [encode::row(dtype, values, &moments.importance()).unwrap().unwrap()];
+        let mut rows = [encode::row(dtype, values, &moments.importance()).unwrap()];
         round(&moments.factor(), values, &mut rows);
         let [row] = rows;
         let mut raw = vec![0; COLS / dtype.block_len() * dtype.block_bytes()];
@@ -162,7 +157,7 @@ mod tests {
         let (moments, values) = (moments(COLS, 600), noise(COLS, 3));
         for dtype in [DType::Q4_K, DType::Q3_K, DType::IQ4_XS, DType::Q4_0, DType::Q4_1] {
             let (ours, _) = coded(dtype, &moments, &values);
-            let mut row = encode::row(dtype, &values, &moments.importance()).unwrap().unwrap();
+            let mut row = encode::row(dtype, &values, &moments.importance()).unwrap();
             let plain = surgery(&moments, &values, &mut *row);
             let same = ours.iter().zip(&plain).filter(|(a, b)| (*a - *b).abs() < 1e-5).count();
             assert!(same >= COLS - 2, "{dtype}: {same} of {COLS} values are the same");

@@ -1,17 +1,30 @@
 //! What a method learns from, when a model is made and when it is made again.
 
-use crate::{
-    exit::Usage,
-    model_input::{Compute, Identities},
-    work::Work,
-};
+use crate::{exit::Usage, model_input::Identities, work::Work};
 use anyhow::Result;
 use coffer_checkpoint::MemoryAt;
 use coffer_compress::{Calibration, Curvature, Importance, quantize::Inputs};
-use coffer_engine::{Engine, LoadOptions};
 use coffer_evidence::{PartDigest, receipt::Learned};
 use coffer_store::Model;
 use std::{path::Path, sync::Arc};
+
+/// How a text is cut.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub(crate) struct Cut {
+    /// Tokens of the text to use at most
+    #[arg(long, value_name = "N", default_value_t = 32_768)]
+    max_tokens: usize,
+    /// Tokens of a window; each is run on its own [default: 512, or the model's context if that is less]
+    #[arg(long, value_name = "N")]
+    window: Option<usize>,
+}
+
+impl Cut {
+    /// Tokens of a window, and most tokens, for a model.
+    pub(crate) fn of(self, model: &Model) -> (usize, usize) {
+        (self.window.unwrap_or(512).min(model.config.context), self.max_tokens)
+    }
+}
 
 /// Longest importance matrix that is read: 2 · columns · 4 bytes for each matrix, and no model has 10⁹ columns in all.
 const IMATRIX_LIMIT: u64 = 1 << 33;
@@ -49,25 +62,26 @@ impl Text {
         PartDigest::of(self.text.as_bytes())
     }
 
-    /// Runs its first `bytes` through `model`.
-    pub(crate) fn learn(&self, bytes: usize, cut: (usize, usize), model: &Model, work: Work) -> Result<(Inputs, Learned)> {
+    /// Its first `bytes`, cut for `model` into windows of so many tokens, so many in all.
+    pub(crate) fn calibration(&self, bytes: usize, (window, max_tokens): (usize, usize), model: &Model) -> Result<Calibration> {
         let none = || Usage("the model has no tokenizer, so no text can be run through it".to_owned());
         let tokenizer = model.tokenizer.as_ref().ok_or_else(none)?;
         let text = self.text.get(..bytes).ok_or_else(|| Usage(format!("{}: it has no first {bytes} bytes", self.name)))?;
-        let (window, max_tokens) = cut;
-        let calibration = Calibration::new(&self.name, text, tokenizer, window, max_tokens)?;
-        let options = LoadOptions { threads: work.threads(), ..Compute::default().options()? };
-        let mut progress = work.progress("loading the source");
-        let engine = Engine::load(&model.config, &*model.weights, options, &mut |done, total| progress.update(done, total))?;
-        drop(progress);
+        Ok(Calibration::new(&self.name, text, tokenizer, window, max_tokens)?)
+    }
+
+    /// Runs that through `model`.
+    pub(crate) fn learn(&self, bytes: usize, cut: (usize, usize), model: &Model, work: Work) -> Result<(Inputs, Learned)> {
+        let calibration = self.calibration(bytes, cut, model)?;
+        let engine = work.load("loading the source", &model.config, &*model.weights)?;
         let mut progress = work.steps("running the text");
         let curvature = Curvature::of(&engine, &calibration, &mut |done, total| progress.update(done, total))?;
         let (name, digest, bytes) = (self.name.clone(), self.digest(), bytes as u64);
-        Ok((Inputs::Curvature(Arc::new(curvature)), Learned::Text { name, digest, bytes, window, max_tokens }))
+        Ok((Inputs::Curvature(Arc::new(curvature)), Learned::Text { name, digest, bytes, window: cut.0, max_tokens: cut.1 }))
     }
 }
 
 /// The last part of a path.
-pub(crate) fn file_name(path: &Path) -> String {
+fn file_name(path: &Path) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
