@@ -53,6 +53,13 @@ fn what_loses_too_much_is_kept_under_a_name_that_says_so() {
     let policy = folder.write("policy.toml", "max_kl_mean = 0.5\nmin_same_top = 0.5\n");
     let made = json(&ok(&["quantize", &scribe, "--type", "Q2_K", "--policy", &policy, "--json", "-o", &out]));
     assert!(Path::new(&out).exists() && made["lost"]["refused"].as_array().unwrap().is_empty());
+    ok(&["keygen", "-o", &folder.path("key")]);
+    let (sealed, key) = (folder.write("sealed.toml", "require_sealed = true\n"), fs::read_to_string(folder.path("key")).unwrap());
+    let recipient = key.split_whitespace().find(|word| word.starts_with("age1")).unwrap();
+    let bundle = folder.path("sealed.coffer");
+    ok(&["quantize", &scribe, "--type", "Q4_0", "--policy", &sealed, "--seal-to", recipient, "-o", &bundle]);
+    let plain = run(&["quantize", &scribe, "--type", "Q4_0", "--policy", &sealed, "-o", &folder.path("plain.gguf")]);
+    assert_eq!(plain.code, 3, "{}", plain.stderr);
     let twice = run(&["quantize", &scribe, "--type", "Q2_K", "--policy", &policy, "--max-kl", "1", "-o", &folder.path("x.gguf")]);
     assert_eq!(twice.code, 2, "{}", twice.stderr);
 }
@@ -62,11 +69,13 @@ fn texts_and_matrices_that_do_not_fit_are_refused() {
     let folder = Folder::new();
     let (scribe, out) = (asset("models/scribe-8m"), folder.path("out.gguf"));
     let short = folder.write("short.txt", "Too little to learn from.");
+    let empty = folder.write("empty.toml", "");
     for (flags, says) in [
         (vec!["--text", short.as_str()], "too few"),
         (vec!["--imatrix", short.as_str()], "short.txt"),
         (vec!["--eval-text", "/nonexistent"], "/nonexistent"),
         (vec!["--max-kl=-1"], "max_kl_mean"),
+        (vec!["--policy", empty.as_str()], "sets no limit"),
     ] {
         let refused = run(&[&["quantize", &scribe, "--type", "Q4_0", "-o", &out][..], &flags].concat());
         assert!(refused.code != 0 && refused.stderr.contains(says), "{flags:?}: {}", refused.stderr);

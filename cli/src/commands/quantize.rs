@@ -21,7 +21,7 @@ use coffer_evidence::{
     receipt::{Learned, Parameters},
 };
 use coffer_store::{Destination, Model};
-use gate::{Gate, HeldOut, Loss};
+use gate::{Gate, HeldOut, Loss, Measurement};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -74,10 +74,13 @@ pub(crate) fn run(args: Args) -> Result<()> {
     absent(&args.output)?;
     let receipt = args.receipt.as_deref().map(Unfinished::beside_nothing).transpose()?;
 
+    let measurement = args.gate.prepare(&model, &args.model.identities, !recipients.is_empty())?;
+
     let Learning { inputs, learned, held_out } = args.learn(&model)?;
     let params = args.params(inputs);
     let rounded = Rounded::with(&model, &params);
-    let loss = args.gate.measure(&model, &rounded, held_out, &args.model.identities, work)?;
+    let measure = |m: Measurement| m.of(&model, &rounded, &plan.summary, held_out, work);
+    let loss = measurement.map(measure).transpose()?;
     let place = loss.as_ref().map_or_else(|| Ok(args.output.to_path_buf()), |loss| loss.place(&args.output))?;
     let output = Destination { path: &place, recipients: &recipients };
     let mut progress = args.making.progress("quantizing");

@@ -108,6 +108,17 @@ impl Policy {
         }
         Ok(Self { limits })
     }
+    /// The limits of both.
+    ///
+    /// # Errors
+    /// [`PolicyError::Twice`] if both set the same one.
+    pub fn and(mut self, other: Self) -> Result<Self, PolicyError> {
+        if let Some(twice) = other.limits.iter().find(|limit| self.limits.iter().any(|own| own.key == limit.key)) {
+            return Err(PolicyError::Twice { key: twice.key });
+        }
+        self.limits.extend(other.limits);
+        Ok(self)
+    }
     /// The limits in the order of the file.
     pub fn limits(&self) -> &[Limit] {
         &self.limits
@@ -188,6 +199,12 @@ pub enum PolicyError {
         value: String,
         /// The numbers that can.
         want: &'static str,
+    },
+    /// Two policies that are to hold together limit the same.
+    #[error("{key} is limited by a flag and by the policy; leave one out")]
+    Twice {
+        /// The key.
+        key: &'static str,
     },
     /// No limit at all would accept everything.
     #[error("{file}: sets no limit, so it would accept everything; known: {known}")]
@@ -305,6 +322,15 @@ mod tests {
         let keys: Vec<_> = p.limits().iter().map(|l| l.key).collect();
         assert_eq!(keys, ["min_same_top", "max_bytes", "require_same_bits"]);
         assert_eq!(p.limits()[2].bound, Bound::Exactly(1.0));
+    }
+
+    #[test]
+    fn two_policies_hold_together_unless_they_limit_the_same() {
+        let policy = |text: &str| Policy::parse(text, "p.toml").unwrap();
+        let both = policy("max_bytes = 8").and(policy("max_kl_mean = 1\nmin_same_top = 0.5")).unwrap();
+        assert_eq!(both, policy("max_bytes = 8\nmax_kl_mean = 1\nmin_same_top = 0.5"));
+        let twice = both.and(policy("# max_bytes\nmax_kl_mean = 2")).unwrap_err();
+        assert_eq!(twice, PolicyError::Twice { key: "max_kl_mean" });
     }
 
     #[test]

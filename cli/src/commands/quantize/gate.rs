@@ -10,11 +10,10 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use coffer_assess::{
     Policy,
-    fidelity::{self, Fidelity, Loaded, Windows},
+    fidelity::{self, Loaded, Windows},
     figures::{Measured, Size},
 };
-use coffer_checkpoint::TensorSource;
-use coffer_compress::quantize::Rounded;
+use coffer_compress::{Summary, quantize::Rounded};
 use coffer_store::Model;
 use std::path::{Path, PathBuf};
 
@@ -75,28 +74,60 @@ impl Gate {
         (at, Some(HeldOut { name: format!("the last fifth of {}", path.display()), text: text[at..].to_owned() }))
     }
 
-    /// Measures what `rounded` loses, and holds it against the limits; `None` with `--no-eval`.
-    pub(super) fn measure(
-        &self,
-        model: &Model,
-        rounded: &Rounded,
-        held: Option<HeldOut>,
-        identities: &Identities,
-        work: Work,
-    ) -> Result<Option<Loss>> {
+    /// Reads what the measurement needs, so that what is wrong with it is said before anything takes long; `None` with `--no-eval`.
+    pub(super) fn prepare(&self, model: &Model, identities: &Identities, sealed: bool) -> Result<Option<Measurement>> {
         if self.no_eval {
             return Ok(None);
         }
-        let policy = self.policy()?;
-        let held = match (&self.eval_text, held) {
-            (Some(path), _) => HeldOut { name: path.display().to_string(), text: identities.read_text(path)? },
-            (None, Some(held)) => held,
-            (None, None) => HeldOut { name: BUILT_IN.0.to_owned(), text: BUILT_IN.1.to_owned() },
+        let none = "the model has no tokenizer, so what is lost cannot be measured; --no-eval goes on without";
+        ensure!(model.tokenizer.is_some(), Usage(none.to_owned()));
+        let read = |path: &PathBuf| -> Result<HeldOut> {
+            Ok(HeldOut { name: path.display().to_string(), text: identities.read_text(path)? })
         };
-        let none =
-            || Usage("the model has no tokenizer, so what is lost cannot be measured; --no-eval goes on without".to_owned());
-        let mut tokens = model.tokenizer.as_ref().ok_or_else(none)?.encode(&held.text, true)?;
-        tokens.truncate(self.eval_tokens);
+        let (policy, text) = (self.policy()?, self.eval_text.as_ref().map(read).transpose()?);
+        Ok(Some(Measurement { policy, text, most: self.eval_tokens, sealed }))
+    }
+
+    /// All limits together.
+    fn policy(&self) -> Result<Option<Policy>> {
+        let read = |path: &PathBuf| -> Result<Policy> { Ok(Policy::parse(&read_text(path)?, &path.display().to_string())?) };
+        let file = self.policy.as_ref().map(read).transpose()?;
+        let flags = [("max_kl_mean", self.max_kl), ("min_same_top", self.min_same_top)];
+        let lines: String = flags.iter().filter_map(|(key, limit)| Some(format!("{key} = {:?}\n", (*limit)?))).collect();
+        let flags = (!lines.is_empty()).then(|| Policy::parse(&lines, "the limits")).transpose()?;
+        Ok(match (file, flags) {
+            (Some(file), Some(flags)) => Some(file.and(flags).map_err(|e| Usage(e.to_string()))?),
+            (file, flags) => file.or(flags),
+        })
+    }
+}
+
+/// A measurement that can begin.
+pub(super) struct Measurement {
+    policy: Option<Policy>,
+    /// The text that was named for it.
+    text: Option<HeldOut>,
+    /// Tokens to use at most.
+    most: usize,
+    /// Whether the result will be sealed.
+    sealed: bool,
+}
+
+impl Measurement {
+    /// Measures what `rounded`, which becomes what `summary` says, loses, and holds it against the limits. `held` is measured on if no
+    /// other text was named.
+    pub(super) fn of(
+        self,
+        model: &Model,
+        rounded: &Rounded,
+        summary: &Summary,
+        held: Option<HeldOut>,
+        work: Work,
+    ) -> Result<Loss> {
+        let built_in = || HeldOut { name: BUILT_IN.0.to_owned(), text: BUILT_IN.1.to_owned() };
+        let held = self.text.or(held).unwrap_or_else(built_in);
+        let mut tokens = model.tokenizer.as_ref().map_or_else(|| Ok(Vec::new()), |t| t.encode(&held.text, true))?;
+        tokens.truncate(self.most);
         let source = work.load("loading the source", &model.config, &*model.weights)?;
         let result = work.load("rounding", &model.config, rounded)?;
         let windows = Windows::new(&tokens, source.context().min(512), 0, source.context())
@@ -110,35 +141,11 @@ impl Gate {
         )?;
         let fidelity = beside.remove(0);
         let figures = Figures::from(&fidelity);
-        let refused = policy.map_or_else(Vec::new, |policy| judge(&policy, rounded, fidelity));
-        Ok(Some(Loss { text: held.name, figures, refused }))
+        let size = Some(Size { bytes: summary.bytes_out, parameters: summary.weights, sealed: self.sealed });
+        let measured = Measured { fidelity: Some(fidelity), size, ..Measured::default() };
+        let reasons = self.policy.map_or_else(Vec::new, |policy| policy.judge(&measured).reasons);
+        Ok(Loss { text: held.name, figures, refused: reasons.iter().map(assess::reason).collect() })
     }
-
-    /// All limits together.
-    fn policy(&self) -> Result<Option<Policy>> {
-        let mut text = self.policy.as_deref().map(read_text).transpose()?.unwrap_or_default();
-        for (key, limit) in [("max_kl_mean", self.max_kl), ("min_same_top", self.min_same_top)] {
-            if let Some(limit) = limit {
-                ensure!(!text.contains(key), Usage(format!("{key} is limited by a flag and by the policy; leave one out")));
-                // Of a key at the end no table of the file takes hold: policies have none.
-                text += &format!("\n{key} = {limit:?}\n");
-            }
-        }
-        let name = self.policy.as_ref().map_or_else(|| "the limits".to_owned(), |p| p.display().to_string());
-        Ok(if text.is_empty() { None } else { Some(Policy::parse(&text, &name)?) })
-    }
-}
-
-/// Reasons against it.
-fn judge(policy: &Policy, rounded: &Rounded, fidelity: Fidelity) -> Vec<String> {
-    let (mut bytes, mut parameters) = (0, 0);
-    for (_, tensor) in rounded.index().iter() {
-        bytes += tensor.bytes().unwrap_or(0);
-        parameters += tensor.elements().unwrap_or(0);
-    }
-    let size = Some(Size { bytes, parameters, sealed: false });
-    let measured = Measured { fidelity: Some(fidelity), size, ..Measured::default() };
-    policy.judge(&measured).reasons.iter().map(assess::reason).collect()
 }
 
 impl Loss {
