@@ -121,12 +121,19 @@ fn a_receipt_leads_to_its_model_and_to_no_other() {
         (&exchanged, &scribe, &other, &text, "does not lead here"),
         (&changed("type.json", "Q3_K_M", "Q3_K_S"), &scribe, &out, &text, "not in the result, or of another type"),
         (&changed("method.json", "gptq@1", "gptq@2"), &scribe, &out, &text, "no method gptq@2"),
+        (&changed("known.json", "gptq@1", "weighted@1"), &scribe, &out, &text, "leads to gptq@1"),
         (&changed("window.json", "\"window\": 512", "\"window\": 256"), &scribe, &out, &text, "does not lead here"),
         (&changed("contract.json", "\"contract\": \"1\"", "\"contract\": \"0\""), &scribe, &out, &text, "contract 0"),
     ] {
         let refused = again(receipt, source, result, &["--text", text]);
         assert!(refused.code == 3 && refused.stderr.contains(says), "{says}: {} {}", refused.code, refused.stderr);
     }
+    let (twice, second) = (folder.path("twice.gguf"), folder.path("second.json"));
+    ok(&["quantize", &out, "--type", "Q4_0", "--requantize", "--no-eval", "-o", &twice, "--receipt", &second]);
+    assert_eq!(again(&second, &out, &twice, &[]).code, 0);
+    let unasked = fs::read_to_string(&second).unwrap().replace("\"requantize\": true", "\"requantize\": false");
+    let unasked = again(&folder.write("unasked.json", unasked), &out, &twice, &[]);
+    assert!(unasked.code == 3 && unasked.stderr.contains("quantized already"), "{}", unasked.stderr);
     let unnamed = again(&receipt, &scribe, &out, &[]);
     assert!(unnamed.code == 2 && unnamed.stderr.contains("--text"), "{}", unnamed.stderr);
     let foreign = again(&folder.write("no.json", "{}"), &scribe, &out, &["--text", &text]);

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use coffer_checkpoint::{ReadError, TensorId, TensorSource};
 use coffer_compress::{
     METHODS,
-    quantize::{Inputs, QuantizeParams, Rounded},
+    quantize::{self, Inputs, QuantizeParams, Rounded},
 };
 use coffer_evidence::{
     Receipt,
@@ -63,7 +63,13 @@ impl ReExecute {
         let inputs = self.inputs(&receipt, &source, identities, work)?;
         let scheme = receipt.parameters.scheme.parse().map_err(|e| Refused(format!("receipt: {e}")))?;
         let (requantize, threads) = (receipt.parameters.requantize, work.threads());
-        let made = Rounded::with(&source, &QuantizeParams { scheme, requantize, inputs, threads });
+        let params = QuantizeParams { scheme, requantize, inputs, threads };
+        quantize::plan(&source, &params).map_err(|e| Refused(format!("the receipt cannot be followed: {e}")))?;
+        let made = Rounded::with(&source, &params);
+        // What was learned decides on the method.
+        same(made.method() == receipt.method, || {
+            format!("the receipt says {}, and what was learned from leads to {}", receipt.method, made.method())
+        })?;
         let tensors = self.drawn(made.index().iter().map(|(id, _)| id).collect())?;
         let mut progress = work.steps("making again");
         for (done, &id) in tensors.iter().enumerate() {

@@ -23,6 +23,11 @@ impl Rounded {
         let method = Quantize::of(model, params);
         Self { index: method.outputs(), method }
     }
+
+    /// Name and version of the method that makes them.
+    pub fn method(&self) -> &'static str {
+        self.method.entry().id
+    }
 }
 
 impl TensorSource for Rounded {
