@@ -32,8 +32,12 @@ impl Work {
 
     /// Loads `weights` of a model of that shape, to be run as it is by default.
     pub(crate) fn load(self, what: &str, config: &ModelConfig, weights: &dyn TensorSource) -> Result<Engine> {
-        let options = LoadOptions { threads: self.threads(), ..Compute::default().options()? };
-        load_engine(config, weights, options, self.progress(what))
+        load_engine(config, weights, self.options()?, self.progress(what))
+    }
+
+    /// How an engine is loaded to be run as it is by default.
+    pub(crate) fn options(self) -> Result<LoadOptions> {
+        Ok(LoadOptions { threads: self.threads(), ..Compute::default().options()? })
     }
 
     /// Progress of `what`, in bytes.

@@ -1,5 +1,6 @@
-//! `coffer quantize`: fewer bits per weight, as GGUF.
+//! `coffer quantize`: fewer bits per weight, as GGUF or for vLLM.
 
+mod automatic;
 mod gate;
 
 use crate::{
@@ -12,9 +13,11 @@ use crate::{
     unfinished::{Unfinished, absent},
 };
 use anyhow::Result;
+use automatic::Automatic;
+use coffer_checkpoint::DType;
 use coffer_compress::{
     CompressError, Summary,
-    quantize::{self, Inputs, QuantizeParams, Rounded, Scheme},
+    quantize::{self, Inputs, Pin, QuantizeParams, Rounded, Scheme},
 };
 use coffer_evidence::{
     Receipt,
@@ -23,20 +26,26 @@ use coffer_evidence::{
 use coffer_store::{Destination, Model};
 use gate::{Gate, HeldOut, Loss, Measurement};
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-/// Write a model with fewer bits per weight, as a GGUF file. The bytes are the same on every machine.
+/// Write a model with fewer bits per weight, as a GGUF file or for vLLM. The bytes are the same on every machine.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// Type to write: Q4_K_M and the other names of GGUF; docs/compress.md says what each means
-    #[arg(long = "type", value_name = "TYPE")]
-    scheme: Scheme,
-    /// GGUF file to write, or bundle with --seal-to; must not exist
-    #[arg(short, long, value_name = "OUT.gguf")]
+    /// Type to write: Q4_K_M and the other names of GGUF, or W4A16, W8A8, FP8 for vLLM; docs/compress.md says what each means
+    #[arg(long = "type", value_name = "TYPE", required_unless_present_any = ["target_size", "target_bpw", "max_kl"])]
+    scheme: Option<Scheme>,
+    #[command(flatten)]
+    automatic: Automatic,
+    /// Give every matrix in whose name PATTERN (a regular expression) is found this type; of several the first decides
+    #[arg(long, value_name = "PATTERN=TYPE")]
+    pin: Vec<Pin>,
+    /// GGUF file or, for vLLM, directory to write, or bundle with --seal-to; must not exist
+    #[arg(short, long, value_name = "OUT")]
     output: Output,
     /// Accept a source that is quantized already: what it lost stays lost
     #[arg(long)]
@@ -65,19 +74,32 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let (recipients, work) = (args.seal.recipients()?, args.making.work);
     let model = args.model.open()?;
     // What is wrong with the request is said before anything takes long. Types depend on whether columns are known to differ.
+    let mut types = quantize::pinned(&model, args.scheme(), &args.pin)?;
     let learns = args.imatrix.is_some() || args.text.is_some();
     let placeholder = if learns { Inputs::Importance(Arc::default()) } else { Inputs::Unknown };
-    let plan = quantize::plan(&model, &args.params(placeholder)).map_err(with_flag)?;
-    if args.making.dry_run {
+    let plan = quantize::plan(&model, &args.params(&types, placeholder)).map_err(with_flag)?;
+    let goal = args.automatic.goal(args.gate.max_kl).filter(|_| args.scheme.is_none());
+    if args.making.dry_run && goal.is_none() {
         return args.making.planned(&plan);
     }
-    absent(&args.output)?;
+    if !args.making.dry_run {
+        absent(&args.output)?;
+    }
     let receipt = args.receipt.as_deref().map(Unfinished::beside_nothing).transpose()?;
 
     let measurement = args.gate.prepare(&model, &args.model.identities, !recipients.is_empty())?;
 
-    let Learning { inputs, learned, held_out } = args.learn(&model)?;
-    let params = args.params(inputs);
+    let Learning { inputs, learned, held_out, shown } = args.learn(&model)?;
+    let mut params = args.params(&types, inputs);
+    if let Some(goal) = goal {
+        let mixture = automatic::mixture(&model, &params, goal, &shown, work)?;
+        types.extend(mixture.types);
+        params.types.clone_from(&types);
+    }
+    let plan = quantize::plan(&model, &params)?;
+    if args.making.dry_run {
+        return args.making.planned(&plan);
+    }
     let rounded = Rounded::with(&model, &params);
     let measure = |m: Measurement| m.of(&model, &rounded, &plan.summary, held_out, work);
     let loss = measurement.map(measure).transpose()?;
@@ -88,7 +110,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let summary = made.map_err(with_flag)?;
     drop(progress);
     if let Some(file) = receipt {
-        let parameters = Parameters { scheme: args.scheme.to_string(), requantize: args.requantize };
+        let types = types.iter().map(|(name, dtype)| (name.clone(), dtype.name())).collect();
+        let parameters = Parameters { scheme: args.scheme().to_string(), types, requantize: args.requantize };
         let source = model.weights_digest()?;
         // A sealed result cannot be read back without a key of its recipients.
         let result = if recipients.is_empty() {
@@ -115,25 +138,39 @@ struct Learning {
     learned: Option<Learned>,
     /// What of the text is left to measure on.
     held_out: Option<HeldOut>,
+    /// A text that may be looked at to choose types.
+    shown: HeldOut,
 }
 
 impl Args {
-    fn params(&self, inputs: Inputs) -> QuantizeParams {
-        QuantizeParams { scheme: self.scheme, requantize: self.requantize, inputs, threads: self.making.threads() }
+    /// The type that was named; where types are chosen, whatever has no choice.
+    fn scheme(&self) -> Scheme {
+        self.scheme.unwrap_or(Scheme::Q8_0)
+    }
+
+    fn params(&self, types: &BTreeMap<String, DType>, inputs: Inputs) -> QuantizeParams {
+        QuantizeParams {
+            scheme: self.scheme(),
+            types: types.clone(),
+            requantize: self.requantize,
+            inputs,
+            threads: self.making.threads(),
+        }
     }
 
     fn learn(&self, model: &Model) -> Result<Learning> {
         if let Some(path) = &self.imatrix {
             let (inputs, learned) = learning::imatrix(path, model)?;
-            return Ok(Learning { inputs, learned: Some(learned), held_out: None });
+            return Ok(Learning { inputs, learned: Some(learned), held_out: None, shown: HeldOut::built_in() });
         }
         let Some(path) = &self.text else {
-            return Ok(Learning { inputs: Inputs::Unknown, learned: None, held_out: None });
+            return Ok(Learning { inputs: Inputs::Unknown, learned: None, held_out: None, shown: HeldOut::built_in() });
         };
         let text = Text::read(path, &self.model.identities)?;
         let (bytes, held_out) = self.gate.split(path, text.text());
         let (inputs, learned) = text.learn(bytes, self.cut.of(model), model, self.making.work)?;
-        Ok(Learning { inputs, learned: Some(learned), held_out })
+        let shown = HeldOut { name: path.display().to_string(), text: text.text()[..bytes].to_owned() };
+        Ok(Learning { inputs, learned: Some(learned), held_out, shown })
     }
 }
 

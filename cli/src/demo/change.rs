@@ -9,7 +9,10 @@ use coffer_compress::{
     quantize::{self, Inputs, QuantizeParams, Scheme},
 };
 use coffer_store::{FileSet, Model};
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 /// A variant and how it was made.
 pub(super) struct Variant {
@@ -43,7 +46,7 @@ pub(super) fn run(demo: &Demo, model: &Model) -> Result<Vec<Variant>> {
         let summary = quantize::quantize(
             model,
             &path,
-            &QuantizeParams { scheme, requantize: false, inputs: Inputs::Unknown, threads },
+            &QuantizeParams { scheme, types: BTreeMap::new(), requantize: false, inputs: Inputs::Unknown, threads },
             &mut |_, _| {},
         )?;
         say::line(&format!("quantize --type {:8} {}", scheme.to_string(), describe(&summary)));

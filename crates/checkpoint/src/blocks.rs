@@ -1,6 +1,7 @@
 //! Block formats, one scalar decoder each: the reference every kernel is compared with.
 //!
-//! Layouts are ggml's (`ggml-common.h`). Scales are little-endian binary16. Every product and sum below is one rounded
+//! Layouts are ggml's (`ggml-common.h`), and of the types of compressed-tensors our own. Scales are little-endian binary16, there
+//! binary32. Every product and sum below is one rounded
 //! f32 operation in the order written, so that the values equal ggml's and gguf-py's to the bit.
 
 use crate::DType;
@@ -27,6 +28,11 @@ pub fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), BlockEr
         DType::Q2_K => q2_k,
         DType::IQ4_NL => iq4_nl,
         DType::IQ4_XS => iq4_xs,
+        DType::F8_E4M3 => |b, o| o[0] = e4m3(b[0]),
+        DType::W4_G32 | DType::W4_G128 => w4,
+        DType::W4Z_G32 | DType::W4Z_G128 => w4z,
+        DType::W8_ROW => w8,
+        DType::F8_ROW => f8,
         DType::I8 | DType::I16 | DType::I32 | DType::I64 | DType::U8 | DType::Bool => return Err(BlockError::NotReal(dtype)),
     };
     let (block_bytes, block_len) = (dtype.block_bytes(), dtype.block_len());
@@ -85,8 +91,57 @@ pub enum BlockError {
     },
 }
 
+/// The number that an E4M3 byte stands for: sign, four bits of exponent with a bias of 7, three of fraction; no infinity, and NaN
+/// where all seven are set (Micikevicius et al., "FP8 Formats for Deep Learning", 2022).
+pub fn e4m3(byte: u8) -> f32 {
+    let (exponent, fraction) = (byte >> 3 & 15, f32::from(byte & 7));
+    let magnitude = match exponent {
+        0 => fraction / 512.0,
+        15 if byte & 7 == 7 => f32::NAN,
+        _ => (1.0 + fraction / 8.0) * f32::from_bits((u32::from(exponent) + 120) << 23),
+    };
+    if byte >> 7 == 1 { -magnitude } else { magnitude }
+}
+
 fn f16_at(block: &[u8], at: usize) -> f32 {
     half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+}
+
+fn f32_at(block: &[u8], at: usize) -> f32 {
+    f32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
+}
+
+/// d: f32, then nibbles in order, the low one first, offset by 8.
+fn w4(block: &[u8], out: &mut [f32]) {
+    nibbles(f32_at(block, 0), 8, &block[4..], out);
+}
+
+/// d: f32, the zero point, then nibbles as in W4.
+fn w4z(block: &[u8], out: &mut [f32]) {
+    nibbles(f32_at(block, 0), block[4] as i8, &block[5..], out);
+}
+
+fn nibbles(d: f32, zero: i8, bytes: &[u8], out: &mut [f32]) {
+    for (pair, &byte) in out.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = f32::from((byte & 15) as i8 - zero) * d;
+        pair[1] = f32::from((byte >> 4) as i8 - zero) * d;
+    }
+}
+
+/// d: f32, then 32 signed codes.
+fn w8(block: &[u8], out: &mut [f32]) {
+    let d = f32_at(block, 0);
+    for (value, &code) in out.iter_mut().zip(&block[4..36]) {
+        *value = f32::from(code as i8) * d;
+    }
+}
+
+/// d: f32, then 32 numbers in E4M3.
+fn f8(block: &[u8], out: &mut [f32]) {
+    let d = f32_at(block, 0);
+    for (value, &code) in out.iter_mut().zip(&block[4..36]) {
+        *value = e4m3(code) * d;
+    }
 }
 
 /// d: f16, then 32 signed codes.

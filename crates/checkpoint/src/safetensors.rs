@@ -214,7 +214,7 @@ fn place(
     Ok((infos, starts))
 }
 
-const DTYPES: [(&str, DType); 10] = [
+const DTYPES: [(&str, DType); 11] = [
     ("F64", DType::F64),
     ("F32", DType::F32),
     ("F16", DType::F16),
@@ -225,6 +225,7 @@ const DTYPES: [(&str, DType); 10] = [
     ("I8", DType::I8),
     ("U8", DType::U8),
     ("BOOL", DType::Bool),
+    ("F8_E4M3", DType::F8_E4M3),
 ];
 
 fn dtype_named(name: &str) -> Option<DType> {

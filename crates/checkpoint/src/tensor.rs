@@ -40,6 +40,21 @@ impl TensorInfo {
     pub fn bytes(&self) -> Option<u64> {
         self.elements().and(self.row_bytes())?.checked_mul(self.rows())
     }
+    /// Bytes that it takes in a file; `None` as for [`Self::bytes`]. They differ for types of compressed-tensors, whose files have
+    /// scales of two bytes, one for all blocks of a row where they are the same, and zero points of four bits.
+    pub fn stored_bytes(&self) -> Option<u64> {
+        let (bytes, rows) = (self.bytes()?, self.rows());
+        let blocks = bytes / self.dtype.block_bytes() as u64;
+        let codes = |each: u64| blocks.checked_mul(each);
+        match self.dtype {
+            DType::W8_ROW | DType::F8_ROW => codes(32)?.checked_add(rows.checked_mul(2)?),
+            DType::W4_G32 => codes(18),
+            DType::W4_G128 => codes(66),
+            DType::W4Z_G32 => codes(18)?.checked_add(blocks / rows.max(1) * rows.div_ceil(8) * 4),
+            DType::W4Z_G128 => codes(66)?.checked_add(blocks / rows.max(1) * rows.div_ceil(8) * 4),
+            _ => Some(bytes),
+        }
+    }
 }
 
 /// The tensors of a model, in file order.

@@ -128,7 +128,7 @@ fn shape_and_type_match_the_bytes() {
     let hidden = r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296,0],"data_offsets":[0,0]}}"#;
     refused(hidden, 0, "more than 2^64");
     refused(&hidden.replace("[4294967296,4294967296,0]", "[0,4294967296,4294967296,2]"), 0, "more than 2^64");
-    refused(r#"{"a":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}"#, 2, "\"F8_E4M3\" is not supported");
+    refused(r#"{"a":{"dtype":"F8_E5M2","shape":[2],"data_offsets":[0,2]}}"#, 2, "\"F8_E5M2\" is not supported");
 }
 
 #[test]

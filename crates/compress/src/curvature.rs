@@ -11,15 +11,19 @@ use coffer_engine::{Engine, Observer, observe::Products};
 use coffer_kernels::{Cpu, MatrixBuilder, MatrixError};
 use coffer_model::LayerGraph;
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 /// Second moments of the inputs of a model's matrices, by canonical name of the weight.
 #[derive(Debug)]
 pub struct Curvature {
     inputs: HashMap<String, Arc<Moments>>,
+    /// The latest factors, with what they were made of, the last at the end. Few: weights that share an input follow one another.
+    factors: Mutex<VecDeque<(Arc<Moments>, Arc<Factor>)>>,
 }
+/// Factors that are kept.
+const KEPT: usize = 4;
 
 /// `Σ x xᵀ` over the tokens of one input.
 #[derive(Debug)]
@@ -31,6 +35,7 @@ pub struct Moments {
 }
 
 /// `H = (U + I) D (U + I)ᵀ` for the columns of a weight in some order.
+#[derive(Debug)]
 pub struct Factor {
     /// Which column comes when.
     pub order: Vec<usize>,
@@ -60,12 +65,27 @@ impl Curvature {
             let moments = Arc::new(moments);
             inputs.extend(products.weights().into_iter().map(|name| (name, Arc::clone(&moments))));
         }
-        Ok(Self { inputs })
+        Ok(Self { inputs, factors: Mutex::default() })
     }
 
     /// Of the input of `weight`, if it was seen.
     pub fn input(&self, weight: &str) -> Option<&Arc<Moments>> {
         self.inputs.get(weight)
+    }
+
+    /// The factor of `moments`, made once while it is used.
+    pub(crate) fn factor(&self, moments: &Arc<Moments>) -> Arc<Factor> {
+        // A panic while it was held leaves nothing half made.
+        let mut factors = self.factors.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, factor)) = factors.iter().find(|(of, _)| Arc::ptr_eq(of, moments)) {
+            return Arc::clone(factor);
+        }
+        if factors.len() == KEPT {
+            factors.pop_front();
+        }
+        let factor = Arc::new(moments.factor());
+        factors.push_back((Arc::clone(moments), Arc::clone(&factor)));
+        factor
     }
 }
 
@@ -78,6 +98,13 @@ impl Moments {
     /// Mean square of each column.
     pub fn importance(&self) -> Vec<f32> {
         (0..self.cols).map(|i| self.sums[i * self.cols + i] / self.tokens.max(1) as f32).collect()
+    }
+
+    /// What `errors` in a row of weights do to the squares of its products, `e H eᵀ`, mean over the tokens.
+    pub(crate) fn cost(&self, errors: &[f32]) -> f64 {
+        let rows = self.sums.chunks_exact(self.cols.max(1)).zip(errors);
+        let of_row = |row: &[f32]| row.iter().zip(errors).map(|(h, e)| f64::from(h * e)).sum::<f64>();
+        rows.map(|(row, &e)| f64::from(e) * of_row(row)).sum::<f64>() / self.tokens.max(1) as f64
     }
 
     /// Factors it, columns of the largest mean square first: their errors are made up for by all that follow.

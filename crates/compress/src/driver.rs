@@ -64,7 +64,7 @@ pub fn plan(method: &dyn Method, bytes_in: u64, threads: usize) -> Result<Plan, 
     let (mut weights, mut bytes_out, mut steps) = (0u64, 0u64, 0u64);
     let mut types = BTreeMap::new();
     for Task { output, unit_rows, .. } in &tasks {
-        let bytes = output.bytes().ok_or_else(|| rows::too_large(output))?;
+        let bytes = output.stored_bytes().ok_or_else(|| rows::too_large(output))?;
         weights = weights.saturating_add(output.elements().unwrap_or(u64::MAX));
         bytes_out = bytes_out.saturating_add(bytes);
         steps += output.rows().div_ceil((*unit_rows).max(1));
@@ -94,7 +94,7 @@ pub(crate) fn execute(
     let tasks = method.plan()?;
     let tensors: Vec<TensorInfo> = tasks.iter().map(|t| t.output.clone()).collect();
     let mut writer = ModelWriter::create(out, target, like, &tensors)?;
-    let (mut done, total) = (0, plan.summary.bytes_out);
+    let (mut done, total) = (0, tensors.iter().filter_map(TensorInfo::bytes).sum());
     progress(done, total);
     run(method, &tasks, threads, &mut |bytes| {
         writer.write(bytes)?;

@@ -5,10 +5,14 @@
 //! its own values, and the importance of its columns, alone. Vector lanes hold different sub-blocks: there are no
 //! horizontal sums.
 //!
+//! Scales of compressed-tensors are numbers that BF16 holds, which is what its files have.
+//!
 //! Rounding: without importance, Q8_0, Q4_0, Q4_1, Q5_0 and Q5_1 round as ggml's reference encoders do (halves away from
 //! zero, or up after an offset) and give the same bytes; whatever is searched rounds halves to even.
 
 mod affine;
+mod by_row;
+mod group;
 mod lanes;
 mod pack;
 mod plain;
@@ -18,7 +22,7 @@ mod symmetric;
 use coffer_checkpoint::DType;
 use half::f16;
 
-/// Encodes `values`, whole blocks, into `out` as blocks of `dtype`. `weights`, one for each value, 0 or more and finite, say how
+/// Encodes `values`, whole blocks, or one row where [a row has one scale](DType::is_scaled_by_row), into `out` as blocks of `dtype`. `weights`, one for each value, 0 or more and finite, say how
 /// much the squared error of each counts; without them all count alike.
 ///
 /// # Errors
@@ -31,13 +35,16 @@ pub fn encode(dtype: DType, values: &[f32], weights: Option<&[f32]>, out: &mut [
         return Err(EncodeError::Length { dtype, elements: values.len(), bytes: out.len() });
     }
     finite(values)?;
+    if dtype.is_scaled_by_row() {
+        return by_row::encode(dtype, values, out);
+    }
     let encoded = match (plain_encoder(dtype), searched_encoder(dtype)) {
         (_, Some(encode)) if weights.is_some() => encode(values, weights, out),
         (Some(encode), _) => encode(values, out),
         (None, Some(encode)) => encode(values, None, out),
         (None, None) => return Err(EncodeError::Unsupported(dtype)),
     };
-    encoded.map_err(|Overflow { index }| EncodeError::Overflow { dtype, index, value: values[index] })
+    encoded.map_err(|overflow| overflow.of(dtype, values))
 }
 
 /// A row of values whose scales are chosen and whose codes are not.
@@ -53,14 +60,17 @@ pub(crate) trait Row {
 /// # Errors
 /// As [`encode`]; unsupported is every type that is not [searched](is_searched).
 pub(crate) fn row(dtype: DType, values: &[f32], weights: &[f32]) -> Result<Box<dyn Row>, EncodeError> {
-    let search = row_searcher(dtype).ok_or(EncodeError::Unsupported(dtype))?;
     finite(values)?;
-    search(values, weights).map_err(|Overflow { index }| EncodeError::Overflow { dtype, index, value: values[index] })
+    if dtype.is_scaled_by_row() {
+        return by_row::row(dtype, values);
+    }
+    let search = row_searcher(dtype).ok_or(EncodeError::Unsupported(dtype))?;
+    search(values, weights).map_err(|overflow| overflow.of(dtype, values))
 }
 
-/// Whether `dtype` has scales to search for, so that weights make a difference.
+/// Whether the scales of `dtype` are chosen first and its codes then, so that [`row`] can make it.
 pub(crate) fn is_searched(dtype: DType) -> bool {
-    searched_encoder(dtype).is_some()
+    dtype.is_scaled_by_row() || searched_encoder(dtype).is_some()
 }
 
 /// Whether [`encode`] can write `dtype`.
@@ -110,6 +120,13 @@ struct Overflow {
     index: usize,
 }
 
+impl Overflow {
+    fn of(self, dtype: DType, values: &[f32]) -> EncodeError {
+        let Self { index } = self;
+        EncodeError::Overflow { dtype, index, value: values.get(index).copied().unwrap_or(f32::INFINITY) }
+    }
+}
+
 /// A block of quantized values between the choice of its scales and its bytes.
 trait Block<const N: usize, const B: usize>: Sized {
     /// Chooses the scales for values `x` whose squared errors count as `w`; `None` if one exceeds `f16`.
@@ -153,6 +170,10 @@ macro_rules! with_block {
             DType::Q6_K => $generic::<symmetric::Q6K, 256, 210>,
             DType::IQ4_NL => $generic::<symmetric::Iq4Nl, 32, 18>,
             DType::IQ4_XS => $generic::<symmetric::Iq4Xs, 256, 136>,
+            DType::W4_G32 => $generic::<group::Symmetric<32>, 32, 20>,
+            DType::W4_G128 => $generic::<group::Symmetric<128>, 128, 68>,
+            DType::W4Z_G32 => $generic::<group::WithZero<32>, 32, 21>,
+            DType::W4Z_G128 => $generic::<group::WithZero<128>, 128, 69>,
             _ => return None,
         })
     };

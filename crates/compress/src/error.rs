@@ -118,6 +118,22 @@ pub enum CompressError {
         /// What does not fit.
         reason: String,
     },
+    /// No mixture is as small or as near to the source as asked.
+    #[error("{reason}")]
+    Goal {
+        /// What is possible.
+        reason: String,
+    },
+    /// A type cannot be fixed.
+    #[error("pin {pattern}={dtype}: {reason}")]
+    Pin {
+        /// Names it is for.
+        pattern: String,
+        /// Type.
+        dtype: DType,
+        /// Why not.
+        reason: String,
+    },
     /// The model lacks a tensor that the method acts on.
     #[error("the model has no tensor {0}")]
     Missing(String),

@@ -1,11 +1,15 @@
-//! Quantization to GGUF's block formats, weights alone.
+//! Quantization of weights to GGUF's block formats and those of compressed-tensors.
 
+mod automatic;
 pub(crate) mod gptq;
 mod mixture;
+mod pin;
 mod rounded;
 
+pub use automatic::{Costs, Goal, Mixture};
 use gptq::Feedback;
 pub use mixture::Scheme;
+pub use pin::{Pin, pinned};
 pub use rounded::Rounded;
 
 use crate::{
@@ -13,16 +17,18 @@ use crate::{
     method::{Entry, Kind, Needs},
     rows,
 };
-use coffer_checkpoint::{TensorIndex, TensorSource};
+use coffer_checkpoint::{DType, TensorIndex, TensorSource};
 use coffer_model::ModelConfig;
-use coffer_store::{Destination, Model, Target};
-use std::{ops::Range, sync::Arc};
+use coffer_store::{Destination, Model};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 /// How to quantize.
 #[derive(Clone, Debug)]
 pub struct QuantizeParams {
     /// Types to write.
     pub scheme: Scheme,
+    /// Tensors that get another type than the scheme gives them, by canonical name.
+    pub types: BTreeMap<String, DType>,
     /// Accept a source that is quantized already.
     pub requantize: bool,
     /// What is known of the inputs of matrices: it decides on the method.
@@ -69,7 +75,7 @@ pub fn plan(model: &Model, params: &QuantizeParams) -> Result<Plan, CompressErro
     driver::plan(&Quantize::of(model, params), driver::bytes_of(&*model.weights), params.threads)
 }
 
-/// Writes `model` to the GGUF file `out`, plain or sealed, in the types of `params.scheme`.
+/// Writes `model` to `out`, plain or sealed, in the types of `params.scheme`: a GGUF file, or a Hugging Face directory.
 ///
 /// # Errors
 /// Returns [`CompressError`] if the source is quantized and `params.requantize` is not set, if a weight is not finite
@@ -81,13 +87,21 @@ pub fn quantize<'a>(
     progress: &mut Progress<'_>,
 ) -> Result<Summary, CompressError> {
     let method = Quantize::of(model, params);
-    driver::execute(&method, model, (out.into(), Target::Gguf), driver::bytes_of(&*model.weights), params.threads, progress)
+    driver::execute(
+        &method,
+        model,
+        (out.into(), params.scheme.target()),
+        driver::bytes_of(&*model.weights),
+        params.threads,
+        progress,
+    )
 }
 
 struct Quantize {
     source: Arc<dyn TensorSource>,
     config: ModelConfig,
     scheme: Scheme,
+    types: BTreeMap<String, DType>,
     requantize: bool,
     rounding: Rounding,
 }
@@ -101,14 +115,14 @@ enum Rounding {
 
 impl Quantize {
     fn of(model: &Model, params: &QuantizeParams) -> Self {
-        let QuantizeParams { scheme, requantize, ref inputs, .. } = *params;
+        let QuantizeParams { scheme, ref types, requantize, ref inputs, .. } = *params;
         let rounding = match inputs {
             Inputs::Unknown => Rounding::Nearest,
             Inputs::Importance(importance) => Rounding::Weighted(Arc::clone(importance)),
-            Inputs::Curvature(curvature) => Rounding::Feedback(Feedback::new(Arc::clone(curvature))),
+            Inputs::Curvature(curvature) => Rounding::Feedback(Feedback(Arc::clone(curvature))),
         };
         let (source, config) = (model.weights.clone(), model.config.clone());
-        Self { source, config, scheme, requantize, rounding }
+        Self { source, config, scheme, types: types.clone(), requantize, rounding }
     }
 
     /// The tensors of the new model.
@@ -116,7 +130,7 @@ impl Quantize {
         let index = self.source.index();
         let tied = index.find(mixture::HEAD).is_none();
         let facts = mixture::Facts { config: &self.config, tied, importance: !matches!(self.rounding, Rounding::Nearest) };
-        index.with_types(|t| self.scheme.dtype_of(t, facts))
+        index.with_types(|t| self.types.get(&t.name).copied().unwrap_or_else(|| self.scheme.dtype_of(t, facts)))
     }
 }
 
@@ -190,7 +204,7 @@ const MOST: f32 = 1e6;
 mod tests {
     use super::*;
     use crate::testing::{MemorySource, f32_tensor, noise};
-    use coffer_checkpoint::{DType, TensorInfo};
+    use coffer_checkpoint::TensorInfo;
 
     const UP: &str = "model.layers.0.mlp.up_proj.weight";
 
@@ -199,6 +213,7 @@ mod tests {
             source: Arc::new(MemorySource::new(tensors)),
             config: mixture::tests::config(8),
             scheme,
+            types: BTreeMap::new(),
             requantize,
             rounding: Rounding::Nearest,
         }

@@ -49,8 +49,16 @@ pub(crate) fn encode_rows(
     weights: Option<&[f32]>,
 ) -> Result<Vec<u8>, CompressError> {
     let dtype = output.dtype;
-    let mut out = vec![0; values.len() / dtype.block_len() * dtype.block_bytes()];
-    encode::encode(dtype, values, weights, &mut out).map_err(|e| in_row(output, first_row, e))?;
+    let bytes = |values: usize| values / dtype.block_len() * dtype.block_bytes();
+    let mut out = vec![0; bytes(values.len())];
+    if !dtype.is_scaled_by_row() {
+        encode::encode(dtype, values, weights, &mut out).map_err(|e| in_row(output, first_row, e))?;
+        return Ok(out);
+    }
+    let cols = (output.cols() as usize).max(1);
+    for ((row, values), out) in (first_row..).zip(values.chunks_exact(cols)).zip(out.chunks_exact_mut(bytes(cols))) {
+        encode::encode(dtype, values, None, out).map_err(|e| in_row(output, row, e))?;
+    }
     Ok(out)
 }
 

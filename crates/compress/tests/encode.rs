@@ -91,9 +91,14 @@ fn searched_scales_come_close_to_a_plain_search_without_limits_on_scales() {
     }
 }
 
+/// Every type that stores quantized blocks.
+fn all() -> impl Iterator<Item = DType> {
+    DType::QUANTIZED.into_iter().chain(DType::COMPRESSED)
+}
+
 #[test]
 fn zeros_stay_zeros_and_tiny_values_become_zeros_or_themselves() {
-    for dtype in DType::QUANTIZED {
+    for dtype in all() {
         assert!(there_and_back(dtype, &[0.0; 256]).iter().all(|v| *v == 0.0), "{dtype}");
         for tiny in [f32::from_bits(1), 1e-38, 1e-12] {
             assert!(there_and_back(dtype, &[tiny; 256]).iter().all(|v| v.abs() <= 1e-7), "{dtype} {tiny:e}");
@@ -103,7 +108,7 @@ fn zeros_stay_zeros_and_tiny_values_become_zeros_or_themselves() {
 
 #[test]
 fn constant_rows_come_back_within_a_step() {
-    for dtype in DType::QUANTIZED {
+    for dtype in all() {
         for constant in [0.75f32, -0.75, 1000.0, -3e-4] {
             let back = there_and_back(dtype, &[constant; 256]);
             assert!(back.iter().all(|v| (v - constant).abs() <= 0.04 * constant.abs()), "{dtype} {constant}: {}", back[0]);
@@ -113,7 +118,7 @@ fn constant_rows_come_back_within_a_step() {
 
 #[test]
 fn values_that_are_not_finite_are_refused_by_position() {
-    for dtype in DType::QUANTIZED.into_iter().chain([DType::F32, DType::F16, DType::BF16]) {
+    for dtype in all().chain([DType::F32, DType::F16, DType::BF16]) {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut values = vec![1.0; 512];
             values[300] = bad;
@@ -164,10 +169,13 @@ proptest! {
             (DType::Q8_0, 127.0), (DType::Q4_0, 8.0), (DType::Q5_0, 16.0), (DType::Q5_1, 15.0),
             (DType::Q4_K, 7.0), (DType::Q5_K, 15.0), (DType::Q6_K, 31.0),
             (DType::Q4_1, 7.0), (DType::Q3_K, 3.0), (DType::Q2_K, 1.0), (DType::IQ4_NL, 5.0), (DType::IQ4_XS, 5.0),
+            (DType::W4_G32, 2.9), (DType::W4_G128, 2.9), (DType::W4Z_G32, 2.9), (DType::W4Z_G128, 2.9),
+            (DType::W8_ROW, 254.0), (DType::F8_ROW, 16.0),
         ] {
             let back = there_and_back(dtype, &values);
             for (x, y) in values.chunks(dtype.block_len()).zip(back.chunks(dtype.block_len())) {
-                let bound = largest(x) * (1.0 / steps) * 1.1 + 1e-6;
+                let x_or_row = if dtype.is_scaled_by_row() { &values[..] } else { x };
+                let bound = largest(x_or_row) * (1.0 / steps) * 1.1 + 1e-6;
                 for (x, y) in x.iter().zip(y) {
                     prop_assert!((x - y).abs() <= bound, "{} {} {} {}", dtype, x, y, bound);
                 }
@@ -188,7 +196,7 @@ proptest! {
             let terms = values.iter().zip(&back).zip(&weights);
             terms.map(|((x, y), w)| f64::from(*w) * (f64::from(*x) - f64::from(*y)).powi(2)).sum::<f64>()
         };
-        for dtype in DType::QUANTIZED {
+        for dtype in all() {
             let (known, unknown) = (error(dtype, Some(&weights)), error(dtype, None));
             prop_assert!(known <= 1.02 * unknown, "{}: {} known, {} unknown", dtype, known, unknown);
         }
@@ -198,7 +206,7 @@ proptest! {
     #[test]
     fn no_bits_make_nan(bits in prop::collection::vec(any::<u32>(), 256)) {
         let values: Vec<f32> = bits.into_iter().map(f32::from_bits).map(|v| if v.is_finite() { v } else { 0.0 }).collect();
-        for dtype in DType::QUANTIZED {
+        for dtype in all() {
             for values in [values.clone(), values.iter().map(|v| v % 60_000.0).collect()] {
                 if encoded(dtype, &values).is_ok() {
                     prop_assert!(there_and_back(dtype, &values).iter().all(|v| v.is_finite()));

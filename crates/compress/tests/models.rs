@@ -11,6 +11,7 @@ use coffer_compress::{
 };
 use coffer_store::{Container, FileSet, Model, open};
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -38,7 +39,8 @@ fn quantized_models_are_as_planned_the_same_on_any_threads_and_close() {
     let dir = tempfile::tempdir().unwrap();
     let model = scribe();
     for (scheme, error) in [(Scheme::Q8_0, 0.01), (Scheme::Q6_K, 0.03), (Scheme::Q4_K_M, 0.12), (Scheme::Q4_0, 0.15)] {
-        let params = |threads| QuantizeParams { scheme, requantize: false, inputs: Inputs::Unknown, threads };
+        let params =
+            |threads| QuantizeParams { scheme, types: BTreeMap::new(), requantize: false, inputs: Inputs::Unknown, threads };
         let path = |n: usize| dir.path().join(format!("{scheme}-{n}.gguf"));
         let mut last = (0, 0);
         let summary = quantize(&model, &path(1), &params(1), &mut |done, total| last = (done, total)).unwrap();

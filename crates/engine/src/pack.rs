@@ -1,7 +1,7 @@
 //! Reads the tensors of a layer graph and packs them, several at a time.
 
 use crate::{EngineError, load::Linear};
-use coffer_checkpoint::{TensorId, TensorInfo, TensorSource, blocks};
+use coffer_checkpoint::{DType, TensorId, TensorInfo, TensorSource, blocks};
 use coffer_kernels::{Matrix, MatrixBuilder};
 use coffer_model::{LayerGraph, Node, NodeKind};
 use std::{
@@ -94,12 +94,18 @@ impl Packer<'_> {
         let (id, info) = find(self.source, &node.weight, &node.shape)?;
         let refused = |source| EngineError::Matrix { tensor: node.weight.clone(), source };
         let (rows, cols) = (info.rows(), info.cols());
-        let mut builder = MatrixBuilder::new(info.dtype, rows as usize, cols as usize).map_err(refused)?;
+        // No kernel multiplies by what compressed-tensors stores.
+        let decoded = info.dtype.is_compressed();
+        let dtype = if decoded { DType::F32 } else { info.dtype };
+        let mut builder = MatrixBuilder::new(dtype, rows as usize, cols as usize).map_err(refused)?;
         let step = (PIECE / info.row_bytes().unwrap_or(PIECE).max(1)).max(1);
         let mut at = 0;
         while at < rows {
             let end = rows.min(at + step);
             self.read(id, info, at..end)?;
+            if decoded {
+                self.piece = self.values(info, (end - at) * cols)?.iter().flat_map(|v| v.to_le_bytes()).collect();
+            }
             builder.push_rows(&self.piece).map_err(refused)?;
             at = end;
         }
@@ -110,8 +116,13 @@ impl Packer<'_> {
     fn vector(&mut self, name: &str, shape: &[u64]) -> Result<Vec<f32>, EngineError> {
         let (id, info) = find(self.source, name, shape)?;
         self.read(id, info, 0..1)?;
-        let mut out = vec![0.0; info.cols() as usize];
-        let refused = |source| EngineError::Decode { tensor: name.to_owned(), source };
+        self.values(info, info.cols())
+    }
+
+    /// What the piece holds, `count` numbers.
+    fn values(&self, info: &TensorInfo, count: u64) -> Result<Vec<f32>, EngineError> {
+        let mut out = vec![0.0; count as usize];
+        let refused = |source| EngineError::Decode { tensor: info.name.clone(), source };
         blocks::decode(info.dtype, &self.piece, &mut out).map_err(refused)?;
         Ok(out)
     }

@@ -2,6 +2,7 @@
 
 use crate::{PartDigest, WeightsDigest};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Version of the format.
 const FORMAT: u32 = 1;
@@ -39,6 +40,9 @@ pub struct Parameters {
     /// Type of most tensors, e.g. `Q4_K_M`.
     #[serde(rename = "type")]
     pub scheme: String,
+    /// Types of tensors that differ from what that gives them, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub types: BTreeMap<String, String>,
     /// Whether a quantized source was accepted.
     pub requantize: bool,
 }
@@ -132,7 +136,8 @@ mod tests {
     fn receipt() -> Receipt {
         let learned =
             Learned::Text { name: "a.txt".into(), digest: PartDigest([3; 32]), bytes: 700, window: 512, max_tokens: 1000 };
-        let parameters = Parameters { scheme: "Q4_K_M".into(), requantize: false };
+        let parameters =
+            Parameters { scheme: "Q4_K_M".into(), types: BTreeMap::from([("a".into(), "Q8_0".into())]), requantize: false };
         Receipt::new("1", "gptq@1", parameters, WeightsDigest([1; 32]), Some(learned), WeightsDigest([2; 32]))
     }
 

@@ -4,7 +4,7 @@ use crate::{Destination, Model, ModelWriter, StoreError, Target, digest::chunks}
 use coffer_checkpoint::{DType, TensorInfo, blocks};
 
 /// Writes `model` to `out` as `target`, and gives the bytes of its weights there. With `dtype` (F32, F16 or BF16) every weight gets that type, rounded to nearest
-/// even, but for norms that are stored less 1, which stay F32; without, every weight keeps its own, except that blocks become F32 in a Hugging Face directory.
+/// even, but for norms that are stored less 1, which stay F32; without, every weight keeps its own, except that the other container's blocks become F32.
 /// `progress` is called with the bytes read so far and altogether.
 ///
 /// # Errors
@@ -18,7 +18,8 @@ pub fn convert<'a>(
 ) -> Result<u64, StoreError> {
     let new_type = |info: &TensorInfo| match dtype.filter(|_| !model.config.is_less_one(&info.shape)) {
         Some(dtype) => dtype,
-        None if target == Target::HuggingFace && info.dtype.is_quantized() => DType::F32,
+        // What the other container has no room for.
+        None if info.dtype.is_quantized() && info.dtype.is_compressed() != (target == Target::HuggingFace) => DType::F32,
         None => info.dtype,
     };
     if let Some(dtype) = dtype.filter(|d| !matches!(d, DType::F32 | DType::F16 | DType::BF16)) {

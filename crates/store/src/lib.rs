@@ -3,6 +3,7 @@
 
 mod canonical;
 mod checked;
+mod compressed;
 pub mod convert;
 pub mod dataset;
 pub mod digest;

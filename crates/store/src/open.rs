@@ -3,6 +3,7 @@
 use crate::{
     FileSet, Origin, StoreError,
     canonical::{Canonical, View, narrow},
+    compressed::Joined,
 };
 use coffer_checkpoint::{
     DType, SafetensorsFile, TensorInfo, TensorSource,
@@ -124,6 +125,7 @@ impl Opener {
         } else {
             return Err(self.no_model(format!("config.json is there, but neither {SINGLE} nor {INDEX}")));
         };
+        let source: Arc<dyn TensorSource> = Arc::new(Joined::new(source).map_err(|(name, reason)| self.tensor(&name, reason))?);
         let view = |canonical: &str, shape: &[u64]| {
             let place = names::in_hugging_face(canonical, shape, &config);
             Some((
@@ -242,7 +244,7 @@ impl Opener {
         unused: Vec<String>,
         origin: Origin,
     ) -> Model {
-        let weight_bytes = weights.index().iter().filter_map(|(_, info)| info.bytes()).sum();
+        let weight_bytes = weights.index().iter().filter_map(|(_, info)| info.stored_bytes()).sum();
         let sealed = self.files.is_sealed();
         Model { config, tokenizer, template, weights: Arc::new(weights), container, sealed, weight_bytes, unused, origin }
     }

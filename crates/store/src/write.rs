@@ -189,7 +189,7 @@ impl Pending {
 
     /// Bytes in the container, before any are written.
     fn stored_bytes(&self) -> u64 {
-        if self.widened { self.missing.saturating_mul(2) } else { self.missing }
+        if self.widened { self.missing.saturating_mul(2) } else { self.info.stored_bytes().unwrap_or(self.missing) }
     }
 
     /// A whole tensor in the container's order and type.

@@ -34,9 +34,9 @@ pub(super) struct Gate {
     /// Tokens of it to use at most
     #[arg(long, value_name = "N", default_value_t = 2048)]
     eval_tokens: usize,
-    /// Refuse a result whose mean KL divergence from the source is larger (nats)
+    /// Refuse a result whose mean KL divergence from the source is larger (nats); without --type, choose types for it
     #[arg(long, value_name = "KL")]
-    max_kl: Option<f64>,
+    pub(super) max_kl: Option<f64>,
     /// Refuse a result that has the source's most likely token less often (0 to 1)
     #[arg(long, value_name = "SHARE")]
     min_same_top: Option<f64>,
@@ -49,6 +49,13 @@ pub(super) struct Gate {
 pub(super) struct HeldOut {
     pub(super) name: String,
     pub(super) text: String,
+}
+
+impl HeldOut {
+    /// What there is where nobody names a text.
+    pub(super) fn built_in() -> Self {
+        Self { name: BUILT_IN.0.to_owned(), text: BUILT_IN.1.to_owned() }
+    }
 }
 
 /// What was found.
@@ -124,8 +131,7 @@ impl Measurement {
         held: Option<HeldOut>,
         work: Work,
     ) -> Result<Loss> {
-        let built_in = || HeldOut { name: BUILT_IN.0.to_owned(), text: BUILT_IN.1.to_owned() };
-        let held = self.text.or(held).unwrap_or_else(built_in);
+        let held = self.text.or(held).unwrap_or_else(HeldOut::built_in);
         let mut tokens = model.tokenizer.as_ref().map_or_else(|| Ok(Vec::new()), |t| t.encode(&held.text, true))?;
         tokens.truncate(self.most);
         let source = work.load("loading the source", &model.config, &*model.weights)?;

@@ -63,7 +63,9 @@ impl ReExecute {
         let inputs = self.inputs(&receipt, &source, identities, work)?;
         let scheme = receipt.parameters.scheme.parse().map_err(|e| Refused(format!("receipt: {e}")))?;
         let (requantize, threads) = (receipt.parameters.requantize, work.threads());
-        let params = QuantizeParams { scheme, requantize, inputs, threads };
+        let types = receipt.parameters.types.iter().map(|(name, dtype)| Ok((name.clone(), dtype.parse()?)));
+        let types = types.collect::<Result<_, String>>().map_err(|e| Refused(format!("receipt: {e}")))?;
+        let params = QuantizeParams { scheme, types, requantize, inputs, threads };
         quantize::plan(&source, &params).map_err(|e| Refused(format!("the receipt cannot be followed: {e}")))?;
         let made = Rounded::with(&source, &params);
         // What was learned decides on the method.

@@ -9,10 +9,7 @@ use crate::{
     rows,
 };
 use coffer_checkpoint::TensorInfo;
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::Arc;
 
 /// Scales by importance, then codes with feedback.
 pub(crate) static ENTRY: Entry = Entry {
@@ -23,21 +20,13 @@ pub(crate) static ENTRY: Entry = Entry {
     about: "scales as weighted; then codes one column after the other, each making up for the errors of those before it",
 };
 
-/// Second moments, and the factors made of them so far.
-pub(super) struct Feedback {
-    curvature: Arc<Curvature>,
-    /// With what they were made of, the latest last. Few: weights that share an input follow one another.
-    factors: Mutex<VecDeque<(Arc<Moments>, Arc<Factor>)>>,
-}
+/// Rounds by second moments.
+pub(super) struct Feedback(pub(super) Arc<Curvature>);
 
 impl Feedback {
-    pub(super) fn new(curvature: Arc<Curvature>) -> Self {
-        Self { curvature, factors: Mutex::default() }
-    }
-
     /// The bytes of `values`, some rows from `first_row` on, of tensor `output`, whose type is searched; `None` if its input was not seen.
     pub(super) fn encode(&self, output: &TensorInfo, first_row: u64, values: &[f32]) -> Result<Option<Vec<u8>>, CompressError> {
-        let Some(moments) = self.curvature.input(&output.name) else { return Ok(None) };
+        let Some(moments) = self.moments(&output.name) else { return Ok(None) };
         let cols = moments.cols();
         if cols as u64 != output.cols() {
             let reason = format!("{} has {} columns and its input {cols}", output.name, output.cols());
@@ -49,7 +38,7 @@ impl Feedback {
         for (i, (values, weights)) in values.chunks_exact(cols).zip(weights.chunks_exact(cols)).enumerate() {
             coded.push(encode::row(output.dtype, values, weights).map_err(|e| in_row(i, e))?);
         }
-        let factor = self.factor(moments);
+        let factor = self.0.factor(moments);
         round(&factor, values, &mut coded);
         let row_bytes = cols / output.dtype.block_len() * output.dtype.block_bytes();
         let mut out = vec![0; row_bytes * coded.len()];
@@ -57,22 +46,11 @@ impl Feedback {
         Ok(Some(out))
     }
 
-    fn factor(&self, moments: &Arc<Moments>) -> Arc<Factor> {
-        // A panic while it was held leaves nothing half made.
-        let mut factors = self.factors.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, factor)) = factors.iter().find(|(of, _)| Arc::ptr_eq(of, moments)) {
-            return Arc::clone(factor);
-        }
-        if factors.len() == KEPT {
-            factors.pop_front();
-        }
-        let factor = Arc::new(moments.factor());
-        factors.push_back((Arc::clone(moments), Arc::clone(&factor)));
-        factor
+    /// Of the input of `weight`, if it was seen.
+    pub(super) fn moments(&self, weight: &str) -> Option<&Arc<Moments>> {
+        self.0.input(weight)
     }
 }
-/// Factors that are kept.
-const KEPT: usize = 4;
 
 /// Rounds all rows, column after column. Each sum of errors runs over the columns in their order.
 fn round(factor: &Factor, values: &[f32], rows: &mut [Box<dyn encode::Row>]) {

@@ -1,7 +1,8 @@
-//! Which tensor gets which type: llama.cpp's rules.
+//! Which tensor gets which type: llama.cpp's rules in GGUF, and in compressed-tensors those of its recipes.
 
 use coffer_checkpoint::{DType, TensorInfo};
 use coffer_model::{Architecture, ModelConfig};
+use coffer_store::Target;
 use std::{fmt, str::FromStr};
 
 /// What people ask for: one type for most tensors and rules for the others.
@@ -29,6 +30,12 @@ pub enum Scheme {
     Q3_K_S,
     Q2_K,
     Q2_K_S,
+    FP8,
+    W8A8,
+    W4A16_ASYM_G32,
+    W4A16_G32,
+    W4A16_ASYM,
+    W4A16,
 }
 
 /// Canonical name of the output head.
@@ -46,8 +53,8 @@ pub(super) struct Facts<'a> {
 }
 
 impl Scheme {
-    /// All of them, largest first.
-    pub const ALL: [Self; 19] = [
+    /// All of them, of each container the largest first.
+    pub const ALL: [Self; 25] = [
         Self::F16,
         Self::BF16,
         Self::Q8_0,
@@ -67,10 +74,24 @@ impl Scheme {
         Self::Q3_K_S,
         Self::Q2_K,
         Self::Q2_K_S,
+        Self::FP8,
+        Self::W8A8,
+        Self::W4A16_ASYM_G32,
+        Self::W4A16_G32,
+        Self::W4A16_ASYM,
+        Self::W4A16,
     ];
+
+    /// The container that holds its types.
+    pub fn target(self) -> Target {
+        if self.main().is_compressed() { Target::HuggingFace } else { Target::Gguf }
+    }
 
     /// The type of `tensor`.
     pub(super) fn dtype_of(self, tensor: &TensorInfo, facts: Facts<'_>) -> DType {
+        if self.main().is_compressed() {
+            return self.in_hugging_face(tensor);
+        }
         // A router is small, and what it rounds away sends tokens to other experts.
         if tensor.shape.len() < 2 || is_router(&tensor.name) {
             return DType::F32;
@@ -81,6 +102,22 @@ impl Scheme {
         }
         let is_head = tensor.name == HEAD || facts.tied && tensor.name == EMBEDDING;
         fitting(if is_head { head(main, tensor.cols()) } else { self.inner(&tensor.name, facts) }, tensor.cols())
+    }
+
+    /// Products are compressed but for the head and routers; all else keeps a float type.
+    fn in_hugging_face(self, tensor: &TensorInfo) -> DType {
+        let kept = if tensor.dtype.is_quantized() { DType::BF16 } else { tensor.dtype };
+        let is_table = tensor.name == HEAD || tensor.name == EMBEDDING || is_router(&tensor.name);
+        if tensor.shape.len() < 2 || is_table {
+            return kept;
+        }
+        let narrower = match self.main() {
+            DType::W4_G128 => DType::W4_G32,
+            DType::W4Z_G128 => DType::W4Z_G32,
+            other => other,
+        };
+        let fits = |d: &DType| tensor.cols().is_multiple_of(d.block_len() as u64);
+        [self.main(), narrower].into_iter().find(fits).unwrap_or(kept)
     }
 
     /// The type of most matrices.
@@ -100,6 +137,12 @@ impl Scheme {
             Self::IQ4_XS => DType::IQ4_XS,
             Self::Q3_K_L | Self::Q3_K_M | Self::Q3_K_S => DType::Q3_K,
             Self::Q2_K | Self::Q2_K_S => DType::Q2_K,
+            Self::W4A16 => DType::W4_G128,
+            Self::W4A16_G32 => DType::W4_G32,
+            Self::W4A16_ASYM => DType::W4Z_G128,
+            Self::W4A16_ASYM_G32 => DType::W4Z_G32,
+            Self::W8A8 => DType::W8_ROW,
+            Self::FP8 => DType::F8_ROW,
         }
     }
 
@@ -187,7 +230,7 @@ impl Part {
     }
 }
 
-fn is_router(name: &str) -> bool {
+pub(super) fn is_router(name: &str) -> bool {
     name.ends_with(".mlp.gate.weight") || name.ends_with(".mlp.shared_expert_gate.weight")
 }
 
@@ -215,7 +258,7 @@ fn head(main: DType, cols: u64) -> DType {
 }
 
 /// `dtype`, or its replacement where `cols` is no multiple of its block.
-fn fitting(dtype: DType, cols: u64) -> DType {
+pub(super) fn fitting(dtype: DType, cols: u64) -> DType {
     let fits = |d: DType| cols.is_multiple_of(d.block_len() as u64);
     let fallback = match dtype {
         DType::Q4_K => DType::Q5_0,

@@ -4,7 +4,7 @@ use super::{Inputs, Quantize, QuantizeParams, Scheme};
 use crate::{Method, rows};
 use coffer_checkpoint::{ReadError, TensorId, TensorIndex, TensorSource};
 use coffer_store::Model;
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 /// The weights that [`quantize`](super::quantize) would write, each made when it is read. A quantized source is rounded again.
 pub struct Rounded {
@@ -15,7 +15,10 @@ pub struct Rounded {
 impl Rounded {
     /// Rounds `model` to `scheme`.
     pub fn new(model: &Model, scheme: Scheme) -> Self {
-        Self::with(model, &QuantizeParams { scheme, requantize: true, inputs: Inputs::Unknown, threads: 1 })
+        Self::with(
+            model,
+            &QuantizeParams { scheme, types: BTreeMap::new(), requantize: true, inputs: Inputs::Unknown, threads: 1 },
+        )
     }
 
     /// Rounds `model` as [`quantize`](super::quantize) would with `params`.

@@ -368,7 +368,10 @@ impl Fields {
         }
         if let Some(quantization) = self.get("quantization_config") {
             let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("present");
-            return Err(ConfigError::unsupported("quantization_config", method, "unquantized weights, or a GGUF file"));
+            if method != "compressed-tensors" {
+                let instead = "compressed-tensors, unquantized weights, or a GGUF file";
+                return Err(ConfigError::unsupported("quantization_config", method, instead));
+            }
         }
         if self.flag("qkv_bias")?.is_some_and(|biases| biases != architecture.family().qkv_bias) {
             return Err(ConfigError::unsupported("qkv_bias", !architecture.family().qkv_bias, "what the family has"));

@@ -4,37 +4,63 @@ use super::{
     Sink,
     draft::{Destination, Draft},
 };
-use crate::{Model, StoreError};
+use crate::{Model, StoreError, compressed};
 use coffer_checkpoint::{DType, TensorInfo, safetensors};
 use coffer_model::ModelConfig;
 use serde_json::{Map, Value};
-use std::{collections::BTreeMap, io::Write, path::Path};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io::Write,
+    path::Path,
+};
 
 pub(super) struct HuggingFaceSink {
     weights: Draft,
+    /// Tensors that are not whole yet.
+    left: VecDeque<TensorInfo>,
+    /// Bytes of the first of them that came.
+    done: u64,
+    /// They themselves, if it lies in several parts.
+    held: Vec<u8>,
 }
 
 impl HuggingFaceSink {
     pub(super) fn create(output: Destination<'_>, like: &Model, tensors: &[TensorInfo]) -> Result<Self, StoreError> {
-        if let Some(t) = tensors.iter().find(|t| t.dtype.is_quantized()) {
+        if let Some(t) = tensors.iter().find(|t| t.dtype.is_quantized() && !t.dtype.is_compressed()) {
             return Err(StoreError::Quantized { tensor: t.name.clone(), dtype: t.dtype });
         }
         let mut weights = Draft::directory(output, &side_files(like, tensors), "model.safetensors")?;
         let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-        safetensors::write_header(&mut weights, tensors, &metadata).map_err(StoreError::io(output.path))?;
-        Ok(Self { weights })
+        let parts: Vec<TensorInfo> = tensors.iter().flat_map(compressed::parts).collect();
+        safetensors::write_header(&mut weights, &parts, &metadata).map_err(StoreError::io(output.path))?;
+        Ok(Self { weights, left: tensors.iter().cloned().collect(), done: 0, held: Vec::new() })
     }
 }
 
 impl Sink for HuggingFaceSink {
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.weights.write_all(bytes).map_err(StoreError::io(Path::new("model.safetensors")))
+        let Some(current) = self.left.front() else { return Ok(()) };
+        self.done += bytes.len() as u64;
+        let whole = current.bytes() == Some(self.done);
+        let written = if !current.dtype.is_compressed() {
+            self.weights.write_all(bytes)
+        } else {
+            self.held.extend_from_slice(bytes);
+            if whole { self.weights.write_all(&compressed::split(current, &std::mem::take(&mut self.held))) } else { Ok(()) }
+        };
+        if whole {
+            self.left.pop_front();
+            self.done = 0;
+        }
+        written.map_err(StoreError::io(Path::new("model.safetensors")))
     }
 
     fn finish(self: Box<Self>, out: &Path) -> Result<(), StoreError> {
         self.weights.finish(out)
     }
 }
+
+const QUANTIZATION: &str = "quantization_config";
 
 /// Name and text of every file but the weights.
 fn side_files(like: &Model, tensors: &[TensorInfo]) -> Vec<(&'static str, String)> {
@@ -49,21 +75,25 @@ fn side_files(like: &Model, tensors: &[TensorInfo]) -> Vec<(&'static str, String
     files
 }
 
-/// `config.json`: the one that came with the model where it still says the same, with the type of the weights brought up to date.
+/// `config.json`: the one that came with the model where it still says the same, with the type of the weights and how they are
+/// compressed brought up to date.
 fn config(like: &Model, tensors: &[TensorInfo]) -> String {
-    let dtype = match tensors.iter().find(|t| t.shape.len() > 1).map(|t| t.dtype) {
+    let dtype = match tensors.iter().find(|t| t.shape.len() > 1 && !t.dtype.is_compressed()).map(|t| t.dtype) {
         Some(DType::BF16) => "bfloat16",
         Some(DType::F16) => "float16",
         _ => "float32",
     };
     let original = like.origin.file("config.json").filter(|text| says_the_same(text, like));
-    let fields = original.and_then(|text| serde_json::from_str::<Map<String, Value>>(text).ok());
-    let (Some(text), Some(mut fields)) = (original, fields) else { return like.config.to_hf(dtype) };
+    let text = original.map_or_else(|| like.config.to_hf(dtype), str::to_owned);
+    let Ok(before) = serde_json::from_str::<Map<String, Value>>(&text) else { return text };
+    let mut fields = before.clone();
     let key = if fields.contains_key("dtype") { "dtype" } else { "torch_dtype" };
-    if fields.insert(key.to_owned(), dtype.into()) == Some(dtype.into()) {
-        return text.to_owned();
-    }
-    format!("{:#}\n", Value::Object(fields))
+    fields.insert(key.to_owned(), dtype.into());
+    match compressed::quantization_config(tensors) {
+        Some(quantization) => fields.insert(QUANTIZATION.to_owned(), quantization),
+        None => fields.remove(QUANTIZATION),
+    };
+    if fields == before { text } else { format!("{:#}\n", Value::Object(fields)) }
 }
 
 /// Whether a configuration describes this model. Start and end tokens are left to the file, which may spread them.

@@ -1,0 +1,165 @@
+//! Four bits of compressed-tensors, `x ≈ d·(q − z)` for a group of columns: `z` is 8, or chosen.
+//!
+//! Candidate scales give codes, a least-squares fit to the codes gives the scale, which is rounded to BF16 before its error counts.
+//! Without a zero point the scale may be negative: eight codes then lie above zero and seven below.
+
+use super::{Block, greatest, least, reciprocal, round_even};
+use half::bf16;
+
+/// Scale (f32), then nibbles in order.
+pub(super) struct Symmetric<const N: usize>(Group<N>);
+
+/// Scale (f32), zero point, then nibbles in order.
+pub(super) struct WithZero<const N: usize>(Group<N>);
+
+impl<const N: usize, const B: usize> Block<N, B> for Symmetric<N> {
+    fn search(x: &[f32; N], w: Option<&[f32; N]>) -> Option<Self> {
+        let Range { low, high } = Range::of(x);
+        let candidates = [(greatest(high / 7.0, -low / 8.0), 8.0), (-greatest(-low / 7.0, high / 8.0), 8.0)];
+        Group::best(x, w, candidates).map(Self)
+    }
+    #[inline(always)]
+    fn round(&mut self, i: usize, v: f32) -> f32 {
+        self.0.round(i, v)
+    }
+    fn store(&self, out: &mut [u8; B]) {
+        self.0.store_scale(out);
+        self.0.store_codes(&mut out[4..]);
+    }
+}
+
+impl<const N: usize, const B: usize> Block<N, B> for WithZero<N> {
+    fn search(x: &[f32; N], w: Option<&[f32; N]>) -> Option<Self> {
+        let Range { low, high } = Range::of(x);
+        let ideal = round_even(-low * reciprocal((high - low) / MOST));
+        // The least scale at which nothing is cut off.
+        let scale = |zero: f32| greatest(part(high, MOST - zero), part(-low, zero));
+        let candidates = [0.0, -1.0, 1.0].map(|step| {
+            let zero = greatest(least(ideal + step, MOST), 0.0);
+            (scale(zero), zero)
+        });
+        Group::best(x, w, candidates).map(Self)
+    }
+    #[inline(always)]
+    fn round(&mut self, i: usize, v: f32) -> f32 {
+        self.0.round(i, v)
+    }
+    fn store(&self, out: &mut [u8; B]) {
+        self.0.store_scale(out);
+        out[4] = self.0.zero as u8;
+        self.0.store_codes(&mut out[5..]);
+    }
+}
+
+/// `range` in so many steps; nothing where there are none.
+fn part(range: f32, steps: f32) -> f32 {
+    if steps > 0.0 { range / steps } else { 0.0 }
+}
+
+/// The largest code.
+const MOST: f32 = 15.0;
+
+/// What values lie between; 0 is among them.
+struct Range {
+    low: f32,
+    high: f32,
+}
+
+impl Range {
+    fn of(x: &[f32]) -> Self {
+        Self { low: x.iter().fold(0.0, |m, &v| least(m, v)), high: x.iter().fold(0.0, |m, &v| greatest(m, v)) }
+    }
+}
+
+struct Group<const N: usize> {
+    d: f32,
+    inverse: f32,
+    zero: f32,
+    codes: [u8; N],
+}
+
+impl<const N: usize> Group<N> {
+    /// The best of scales from a little above those of `candidates`, each with a zero point, down to two thirds of them.
+    /// `None` if a scale exceeds BF16.
+    fn best<const C: usize>(x: &[f32; N], w: Option<&[f32; N]>, candidates: [(f32, f32); C]) -> Option<Self> {
+        let w = w.unwrap_or(&[1.0; N]);
+        let mut best = (f32::MAX, 0.0, candidates[0].1);
+        for (widest, zero) in candidates {
+            for step in 0..STEPS {
+                let scale = widest * (FROM - BY * step as f32);
+                let d = to_bf16(fitted(x, w, scale, zero))?;
+                let error = error(x, w, d, zero);
+                if error < best.0 {
+                    best = (error, d, zero);
+                }
+            }
+        }
+        let (_, d, zero) = best;
+        Some(Self { d, inverse: reciprocal(d), zero, codes: [0; N] })
+    }
+
+    #[inline(always)]
+    fn round(&mut self, i: usize, v: f32) -> f32 {
+        let q = code(v * self.inverse, self.zero);
+        self.codes[i] = (q + self.zero) as u8;
+        q * self.d
+    }
+
+    fn store_scale(&self, out: &mut [u8]) {
+        out[..4].copy_from_slice(&self.d.to_le_bytes());
+    }
+
+    fn store_codes(&self, out: &mut [u8]) {
+        for (pair, o) in self.codes.as_chunks::<2>().0.iter().zip(out) {
+            *o = pair[0] | pair[1] << 4;
+        }
+    }
+}
+const FROM: f32 = 1.02;
+const BY: f32 = 0.02;
+const STEPS: usize = 18;
+
+/// The code nearest to `v`, less the zero point.
+#[inline(always)]
+fn code(v: f32, zero: f32) -> f32 {
+    round_even(greatest(least(v, MOST - zero), -zero))
+}
+
+fn to_bf16(d: f32) -> Option<f32> {
+    Some(bf16::from_f32(d).to_f32()).filter(|d| d.is_finite())
+}
+
+/// Partial sums side by side, so that they fill a vector.
+const LANES: usize = 16;
+
+/// The scale of least squared error for the codes that `scale` gives.
+fn fitted<const N: usize>(x: &[f32; N], w: &[f32; N], scale: f32, zero: f32) -> f32 {
+    let inverse = reciprocal(scale);
+    let (mut qx, mut qq) = ([0.0f32; LANES], [0.0f32; LANES]);
+    for (x, w) in x.as_chunks::<LANES>().0.iter().zip(w.as_chunks::<LANES>().0) {
+        for j in 0..LANES {
+            let q = code(x[j] * inverse, zero);
+            qx[j] += w[j] * q * x[j];
+            qq[j] += w[j] * q * q;
+        }
+    }
+    let (qx, qq) = (sum(&qx), sum(&qq));
+    if qq > 0.0 { qx / qq } else { 0.0 }
+}
+
+/// The squared error that is really made.
+fn error<const N: usize>(x: &[f32; N], w: &[f32; N], d: f32, zero: f32) -> f32 {
+    let inverse = reciprocal(d);
+    let mut sums = [0.0f32; LANES];
+    for (x, w) in x.as_chunks::<LANES>().0.iter().zip(w.as_chunks::<LANES>().0) {
+        for j in 0..LANES {
+            let e = code(x[j] * inverse, zero) * d - x[j];
+            sums[j] += w[j] * (e * e);
+        }
+    }
+    sum(&sums)
+}
+
+fn sum(lanes: &[f32; LANES]) -> f32 {
+    lanes.iter().sum()
+}
