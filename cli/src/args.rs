@@ -21,6 +21,7 @@ Look
   inspect    What a model is: shape, tensors, tokenizer, digests
   scan       Whether a file can hurt whoever loads it (exit 3: unsafe)
   eval       Perplexity of a model on a text, or its distance from a reference
+  diff       Which tensors of two models differ, and what that does to the answers
   doctor     What this machine can do
 
 Change
@@ -61,6 +62,7 @@ pub(crate) enum Command {
     Inspect(commands::inspect::Args),
     Scan(commands::scan::Args),
     Eval(commands::eval::Args),
+    Diff(commands::diff::Args),
     Doctor(commands::doctor::Args),
     Convert(commands::convert::Args),
     Merge(commands::merge::Args),

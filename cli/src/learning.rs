@@ -3,7 +3,10 @@
 use crate::{exit::Usage, model_input::Identities, work::Work};
 use anyhow::Result;
 use coffer_checkpoint::MemoryAt;
-use coffer_compress::{Calibration, Curvature, Importance, quantize::Inputs};
+use coffer_compress::{
+    Calibration, Curvature, Importance,
+    quantize::{self, Inputs, QuantizeParams},
+};
 use coffer_evidence::{PartDigest, receipt::Learned};
 use coffer_store::Model;
 use std::{path::Path, sync::Arc};
@@ -71,14 +74,24 @@ impl Text {
     }
 
     /// Runs that through `model`.
-    pub(crate) fn learn(&self, bytes: usize, cut: (usize, usize), model: &Model, work: Work) -> Result<(Inputs, Learned)> {
+    pub(crate) fn learn(&self, bytes: usize, cut: (usize, usize), model: &Model, work: Work) -> Result<(Curvature, Learned)> {
         let calibration = self.calibration(bytes, cut, model)?;
         let engine = work.load("loading the source", &model.config, &*model.weights)?;
         let mut progress = work.steps("running the text");
         let curvature = Curvature::of(&engine, &calibration, &mut |done, total| progress.update(done, total))?;
         let (name, digest, bytes) = (self.name.clone(), self.digest(), bytes as u64);
-        Ok((Inputs::Curvature(Arc::new(curvature)), Learned::Text { name, digest, bytes, window: cut.0, max_tokens: cut.1 }))
+        Ok((curvature, Learned::Text { name, digest, bytes, window: cut.0, max_tokens: cut.1 }))
     }
+}
+
+/// What was learned, as `method` (`gptq` or `awq`) wants it for rounding `model` as `params` say.
+pub(crate) fn inputs(method: &str, curvature: Curvature, model: &Model, params: &QuantizeParams, work: Work) -> Result<Inputs> {
+    if method != "awq" {
+        return Ok(Inputs::Curvature(Arc::new(curvature)));
+    }
+    let mut progress = work.steps("looking for factors");
+    let found = quantize::equalize(model, params, curvature, &mut |done, total| progress.update(done, total))?;
+    Ok(Inputs::Equalized(Arc::new(found)))
 }
 
 /// The last part of a path.

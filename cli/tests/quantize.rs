@@ -139,3 +139,69 @@ fn a_receipt_leads_to_its_model_and_to_no_other() {
     let foreign = again(&folder.write("no.json", "{}"), &scribe, &out, &["--text", &text]);
     assert!(foreign.code == 1 && foreign.stderr.contains("no receipt"), "{}", foreign.stderr);
 }
+
+#[test]
+fn models_for_vllm_are_directories_that_are_read_again() {
+    let folder = Folder::new();
+    let (scribe, text, out) = (asset("models/scribe-8m"), asset("text/calibration.txt"), folder.path("w4"));
+    let receipt = folder.path("receipt.json");
+    let flags = ["--text", &text, "--method", "awq", "--pin", r"layers\.0\.=W4_G32", "--receipt", &receipt];
+    let made = json(&ok(&[&["quantize", &scribe, "--type", "W4A16", "--json", "-o", &out][..], &flags].concat()));
+    assert_eq!((made["method"].as_str(), &made["types"]["W4_G32"]), (Some("awq@1"), &Value::from(7)));
+    let figures = json(&ok(&["eval", &out, "--against", &scribe, "--text", &asset("text/holdout.txt"), "--json"]));
+    assert!(figures["kl_mean"].as_f64().unwrap() < 0.1, "{figures}");
+    let again = ["verify", &receipt, "--re-execute", "--source", &scribe, "--result", &out, "--text", &text, "--json"];
+    assert_eq!(json(&ok(&again))["tensors"], 75);
+    // Pinned in part: groups of two sizes, each with its modules by name.
+    let config = json(&fs::read_to_string(Path::new(&out).join("config.json")).unwrap());
+    let groups = config["quantization_config"]["config_groups"].as_object().unwrap();
+    assert_eq!(groups["group_0"]["targets"].as_array().unwrap().len(), 7);
+    // Into the other container and back it is plain again.
+    let (gguf, plain) = (folder.path("w4.gguf"), folder.path("plain"));
+    ok(&["convert", &out, "-o", &gguf]);
+    ok(&["convert", &gguf, "-o", &plain]);
+    let config = json(&fs::read_to_string(Path::new(&plain).join("config.json")).unwrap());
+    assert!(config.get("quantization_config").is_none(), "{config}");
+    assert_eq!(json(&ok(&["diff", &out, &plain, "--json"]))["equal"], true);
+}
+
+#[test]
+fn types_are_chosen_for_a_size_and_what_cannot_be_met_is_said() {
+    let folder = Folder::new();
+    let (scribe, out, fixed) = (asset("models/scribe-8m"), folder.path("out.gguf"), folder.path("fixed.gguf"));
+    let made = json(&ok(&["quantize", &scribe, "--target-size", "5.2MB", "--json", "-o", &out]));
+    let size = fs::metadata(&out).unwrap().len();
+    assert!((5_100_000..=5_200_000).contains(&size), "{size}");
+    let same = json(&ok(&["quantize", &scribe, "--type", "Q4_K_S", "--json", "-o", &fixed]));
+    assert!(fs::metadata(&fixed).unwrap().len() >= size);
+    assert!(kl(&made) < kl(&same), "{} chosen, {} fixed", kl(&made), kl(&same));
+    for (flags, expected) in [
+        (&["--target-size", "1MB"][..], "the smallest mixture"),
+        (&["--target-size", "much"], "700MB"),
+        (&["--target-bpw", "5", "--type", "Q4_0"], "cannot be used with"),
+        (&["--type", "Q4_0", "--pin", "nothing=Q8_0"], "no matrix has such a name"),
+        (&["--type", "Q4_0", "--method", "awq"], "--text"),
+        (&["--target-bpw", "5", "--method", "awq", "--text", &asset("text/calibration.txt")], "name them with --type"),
+        (&[], "--type"),
+    ] {
+        let refused = run(&[&["quantize", &scribe, "-o", &folder.path("no.gguf")], flags].concat());
+        assert!(refused.code > 0 && refused.stderr.contains(expected), "{flags:?}: {}", refused.stderr);
+        assert!(!Path::new(&folder.path("no.gguf")).exists());
+    }
+}
+
+#[test]
+fn differences_are_told_by_tensor_and_by_answers() {
+    let folder = Folder::new();
+    let (scribe, out) = (asset("models/scribe-8m"), folder.path("out.gguf"));
+    ok(&["quantize", &scribe, "--type", "Q8_0", "--no-eval", "-o", &out]);
+    let found = json(&ok(&["diff", &scribe, &out, "--text", &asset("text/holdout.txt"), "--json"]));
+    let tensors = found["tensors"].as_array().unwrap();
+    let changed = tensors.iter().filter(|t| t["changed"].as_f64().unwrap() > 0.0);
+    assert_eq!((found["equal"].as_bool(), tensors.len(), changed.count()), (Some(false), 75, 58));
+    let kl = found["answers"]["kl_mean"].as_f64().unwrap();
+    assert!(kl > 0.0 && kl < 0.001, "{kl}");
+    let table = ok(&["diff", &scribe, &out]);
+    assert!(table.contains("lm_head.weight") && table.contains("17 of 75 tensors"), "{table}");
+    assert!(ok(&["diff", &scribe, &scribe]).contains("75 of 75 tensors"));
+}

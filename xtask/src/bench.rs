@@ -1,6 +1,5 @@
 //! Coffer beside its real peers, alternating in one run: times drift from machine to machine, ratios less so.
 
-mod commands;
 mod engine;
 mod growth;
 mod limits;
@@ -8,6 +7,7 @@ mod llama;
 mod machine;
 mod ours;
 mod plot;
+mod quantize;
 mod seal;
 mod sealed;
 mod server;
@@ -106,7 +106,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     match args.name {
         Name::Engine => engine::rows(&peers, args.repeat, &mut row)?,
         Name::Growth => growth::rows(&peers, args.repeat, &args.picture, &mut row)?,
-        Name::Quantize => commands::quantize(&peers, args.repeat, &mut row)?,
+        Name::Quantize => quantize::quantize(&peers, args.repeat, &mut row)?,
         Name::Seal => seal::rows(&peers, args.repeat)?.into_iter().for_each(row),
     }
     if args.json {

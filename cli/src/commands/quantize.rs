@@ -5,6 +5,7 @@ mod gate;
 
 use crate::{
     commands::making,
+    exit::Usage,
     learning::{self, Cut, Text},
     model_input::ModelArgs,
     output,
@@ -56,6 +57,9 @@ pub(crate) struct Args {
     /// Text like that which the model will see, plain or sealed: each column makes up for what those before it lost (GPTQ)
     #[arg(long, value_name = "FILE", conflicts_with = "imatrix")]
     text: Option<PathBuf>,
+    /// What to do with --text
+    #[arg(long, value_name = "METHOD", requires = "text", default_value = "gptq", value_parser = ["gptq", "awq"])]
+    method: String,
     #[command(flatten)]
     cut: Cut,
     #[command(flatten)]
@@ -79,6 +83,9 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let placeholder = if learns { Inputs::Importance(Arc::default()) } else { Inputs::Unknown };
     let plan = quantize::plan(&model, &args.params(&types, placeholder)).map_err(with_flag)?;
     let goal = args.automatic.goal(args.gate.max_kl).filter(|_| args.scheme.is_none());
+    if goal.is_some() && args.method != "gptq" {
+        return Err(Usage(format!("--method {} fits the weights to their types: name them with --type", args.method)).into());
+    }
     if args.making.dry_run && goal.is_none() {
         return args.making.planned(&plan);
     }
@@ -89,7 +96,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
 
     let measurement = args.gate.prepare(&model, &args.model.identities, !recipients.is_empty())?;
 
-    let Learning { inputs, learned, held_out, shown } = args.learn(&model)?;
+    let Learning { inputs, learned, held_out, shown } = args.learn(&model, &types)?;
     let mut params = args.params(&types, inputs);
     if let Some(goal) = goal {
         let mixture = automatic::mixture(&model, &params, goal, &shown, work)?;
@@ -158,7 +165,7 @@ impl Args {
         }
     }
 
-    fn learn(&self, model: &Model) -> Result<Learning> {
+    fn learn(&self, model: &Model, types: &BTreeMap<String, DType>) -> Result<Learning> {
         if let Some(path) = &self.imatrix {
             let (inputs, learned) = learning::imatrix(path, model)?;
             return Ok(Learning { inputs, learned: Some(learned), held_out: None, shown: HeldOut::built_in() });
@@ -168,7 +175,9 @@ impl Args {
         };
         let text = Text::read(path, &self.model.identities)?;
         let (bytes, held_out) = self.gate.split(path, text.text());
-        let (inputs, learned) = text.learn(bytes, self.cut.of(model), model, self.making.work)?;
+        let (curvature, learned) = text.learn(bytes, self.cut.of(model), model, self.making.work)?;
+        let placeholder = self.params(types, Inputs::Unknown);
+        let inputs = learning::inputs(&self.method, curvature, model, &placeholder, self.making.work)?;
         let shown = HeldOut { name: path.display().to_string(), text: text.text()[..bytes].to_owned() };
         Ok(Learning { inputs, learned: Some(learned), held_out, shown })
     }

@@ -4,6 +4,7 @@
 
 pub mod assessment;
 pub mod certify;
+pub mod difference;
 pub mod endpoint;
 pub mod error;
 pub mod exhibits;

@@ -73,6 +73,15 @@ impl Curvature {
         self.inputs.get(weight)
     }
 
+    /// Divides the input that `weights` share by `factors`, one for each column.
+    pub(crate) fn divide(&mut self, weights: &[String], factors: &[f32]) {
+        let Some(moments) = weights.first().and_then(|w| self.inputs.get(w)) else { return };
+        let divided = Arc::new(moments.divided(factors));
+        for weight in weights {
+            self.inputs.insert(weight.clone(), Arc::clone(&divided));
+        }
+    }
+
     /// The factor of `moments`, made once while it is used.
     pub(crate) fn factor(&self, moments: &Arc<Moments>) -> Arc<Factor> {
         // A panic while it was held leaves nothing half made.
@@ -98,6 +107,12 @@ impl Moments {
     /// Mean square of each column.
     pub fn importance(&self) -> Vec<f32> {
         (0..self.cols).map(|i| self.sums[i * self.cols + i] / self.tokens.max(1) as f32).collect()
+    }
+
+    fn divided(&self, factors: &[f32]) -> Self {
+        let rows = self.sums.chunks_exact(self.cols.max(1)).zip(factors);
+        let sums = rows.flat_map(|(row, si)| row.iter().zip(factors).map(move |(h, sk)| h / (si * sk))).collect();
+        Self { cols: self.cols, sums, tokens: self.tokens }
     }
 
     /// What `errors` in a row of weights do to the squares of its products, `e H eᵀ`, mean over the tokens.

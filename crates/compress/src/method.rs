@@ -70,6 +70,7 @@ pub static METHODS: &[&Entry] = &[
     &crate::quantize::NEAREST,
     &crate::quantize::WEIGHTED,
     &crate::quantize::gptq::ENTRY,
+    &crate::quantize::EQUALIZED,
     &crate::prune::magnitude::ENTRY,
     &crate::merge::linear::ENTRY,
 ];

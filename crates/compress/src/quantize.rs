@@ -13,11 +13,12 @@ pub use pin::{Pin, pinned};
 pub use rounded::Rounded;
 
 use crate::{
-    CompressError, Curvature, Importance, Method, Plan, Progress, Summary, Task, driver, encode,
+    CompressError, Curvature, Equalization, Importance, Method, Plan, Progress, Summary, Task, driver, encode,
+    equalize::Equalized,
     method::{Entry, Kind, Needs},
     rows,
 };
-use coffer_checkpoint::{DType, TensorIndex, TensorSource};
+use coffer_checkpoint::{DType, TensorIndex, TensorInfo, TensorSource};
 use coffer_model::ModelConfig;
 use coffer_store::{Destination, Model};
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
@@ -47,6 +48,8 @@ pub enum Inputs {
     Importance(Arc<Importance>),
     /// How they vary together: `gptq`.
     Curvature(Arc<Curvature>),
+    /// The same, and what makes columns as large as they count: `awq`.
+    Equalized(Arc<Equalization>),
 }
 
 /// Rounding to the nearest, with a search for the scales of least squared error.
@@ -66,6 +69,29 @@ pub(crate) static WEIGHTED: Entry = Entry {
     needs: Needs::Importance,
     about: "as nearest, and the error of a column counts as much as the activations that meet it are large",
 };
+
+/// Factors first, then as weighted.
+pub(crate) static EQUALIZED: Entry = Entry {
+    kind: Kind::Quantize,
+    name: "awq",
+    id: "awq@1",
+    needs: Needs::Curvature,
+    about: "columns that meet large activations are made larger and what feeds them smaller; then as weighted",
+};
+
+/// Finds what makes columns as large as they count, for rounding `model` as `params` say.
+///
+/// # Errors
+/// A weight is no number or cannot be read.
+pub fn equalize(
+    model: &Model,
+    params: &QuantizeParams,
+    curvature: Curvature,
+    progress: &mut Progress<'_>,
+) -> Result<Equalization, CompressError> {
+    let learned = QuantizeParams { inputs: Inputs::Importance(Arc::default()), ..params.clone() };
+    Equalization::of(&*model.weights, &model.config, &Quantize::of(model, &learned).outputs(), curvature, progress)
+}
 
 /// What [`quantize`] would write.
 ///
@@ -99,6 +125,8 @@ pub fn quantize<'a>(
 
 struct Quantize {
     source: Arc<dyn TensorSource>,
+    /// The first tensor of the model that is quantized already.
+    quantized: Option<TensorInfo>,
     config: ModelConfig,
     scheme: Scheme,
     types: BTreeMap<String, DType>,
@@ -111,18 +139,25 @@ enum Rounding {
     Nearest,
     Weighted(Arc<Importance>),
     Feedback(Feedback),
+    Equalized(Arc<Curvature>),
 }
 
 impl Quantize {
     fn of(model: &Model, params: &QuantizeParams) -> Self {
         let QuantizeParams { scheme, ref types, requantize, ref inputs, .. } = *params;
-        let rounding = match inputs {
-            Inputs::Unknown => Rounding::Nearest,
-            Inputs::Importance(importance) => Rounding::Weighted(Arc::clone(importance)),
-            Inputs::Curvature(curvature) => Rounding::Feedback(Feedback(Arc::clone(curvature))),
+        let given = &model.weights;
+        let quantized = given.index().iter().map(|(_, t)| t).find(|t| t.dtype.is_quantized()).cloned();
+        let (source, rounding): (Arc<dyn TensorSource>, _) = match inputs {
+            Inputs::Unknown => (given.clone(), Rounding::Nearest),
+            Inputs::Importance(importance) => (given.clone(), Rounding::Weighted(Arc::clone(importance))),
+            Inputs::Curvature(curvature) => (given.clone(), Rounding::Feedback(Feedback(Arc::clone(curvature)))),
+            Inputs::Equalized(equalization) => {
+                let rounding = Rounding::Equalized(Arc::clone(&equalization.curvature));
+                (Arc::new(Equalized::new(given.clone(), Arc::clone(equalization))), rounding)
+            }
         };
-        let (source, config) = (model.weights.clone(), model.config.clone());
-        Self { source, config, scheme, types: types.clone(), requantize, rounding }
+        let config = model.config.clone();
+        Self { source, quantized, config, scheme, types: types.clone(), requantize, rounding }
     }
 
     /// The tensors of the new model.
@@ -140,12 +175,12 @@ impl Method for Quantize {
             Rounding::Nearest => &NEAREST,
             Rounding::Weighted(_) => &WEIGHTED,
             Rounding::Feedback(_) => &gptq::ENTRY,
+            Rounding::Equalized(_) => &EQUALIZED,
         }
     }
 
     fn plan(&self) -> Result<Vec<Task>, CompressError> {
-        let index = self.source.index();
-        if let Some((_, t)) = index.iter().find(|(_, t)| t.dtype.is_quantized() && !self.requantize) {
+        if let Some(t) = self.quantized.as_ref().filter(|_| !self.requantize) {
             return Err(CompressError::Requantize { tensor: t.name.clone(), dtype: t.dtype });
         }
         self.outputs().iter().map(|(_, t)| rows::task_by_rows(t.clone(), 1)).collect()
@@ -168,6 +203,9 @@ impl Method for Quantize {
             Rounding::Weighted(importance) if searched => {
                 importance.columns(&info.name, info.cols())?.map(|columns| weigh(&values, &columns))
             }
+            Rounding::Equalized(curvature) if searched => {
+                curvature.input(&info.name).map(|moments| weigh(&values, &moments.importance()))
+            }
             _ => None,
         };
         rows::encode_rows(&task.output, rows.start, &values, weights.as_deref())
@@ -177,7 +215,7 @@ impl Method for Quantize {
 /// How much each of `values` counts: the importance of its column, times the root of its own square and twice the row's mean
 /// square, since what is large is met by codes that are far apart. In units of the mean, and within bounds that keep sums
 /// in range; where nothing is known to count, all columns count alike.
-fn weigh(values: &[f32], columns: &[f32]) -> Vec<f32> {
+pub(crate) fn weigh(values: &[f32], columns: &[f32]) -> Vec<f32> {
     let columns = in_units_of_the_mean(columns);
     let mut weights = Vec::with_capacity(values.len());
     for row in values.chunks_exact(columns.len().max(1)) {
@@ -204,13 +242,15 @@ const MOST: f32 = 1e6;
 mod tests {
     use super::*;
     use crate::testing::{MemorySource, f32_tensor, noise};
-    use coffer_checkpoint::TensorInfo;
 
     const UP: &str = "model.layers.0.mlp.up_proj.weight";
 
     fn method(scheme: Scheme, requantize: bool, tensors: Vec<(TensorInfo, Vec<u8>)>) -> Quantize {
+        let source = MemorySource::new(tensors);
+        let quantized = source.index().iter().map(|(_, t)| t).find(|t| t.dtype.is_quantized()).cloned();
         Quantize {
-            source: Arc::new(MemorySource::new(tensors)),
+            source: Arc::new(source),
+            quantized,
             config: mixture::tests::config(8),
             scheme,
             types: BTreeMap::new(),

@@ -2,18 +2,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on must panic")]
 
-use coffer_checkpoint::{TensorSource, blocks};
+use coffer_checkpoint::{DType, TensorSource, blocks};
 use coffer_compress::{
-    CompressError,
+    Calibration, CompressError, Curvature, Equalization,
     merge::{self, merge},
     prune::{self, PruneParams, prune},
-    quantize::{self, Inputs, QuantizeParams, Scheme, quantize},
+    quantize::{self, Costs, Goal, Inputs, QuantizeParams, Rounded, Scheme, quantize},
 };
+use coffer_engine::{Engine, LoadOptions, Span, Want};
+use coffer_kernels::{Isa, KvFormat};
 use coffer_store::{Container, FileSet, Model, open};
 use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 fn assets() -> PathBuf {
@@ -125,4 +128,129 @@ fn recipes_that_cannot_be_opened_are_refused() {
 
 fn plain(path: &Path) -> Result<FileSet, CompressError> {
     Ok(FileSet::open(path, &[])?)
+}
+
+fn params(scheme: Scheme, types: BTreeMap<String, DType>, inputs: Inputs) -> QuantizeParams {
+    QuantizeParams { scheme, types, requantize: false, inputs, threads: 2 }
+}
+
+#[test]
+fn directories_for_vllm_hold_what_was_rounded_and_can_be_rounded_no_further_unasked() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = scribe();
+    for scheme in [Scheme::W4A16, Scheme::W4A16_ASYM_G32, Scheme::W8A8, Scheme::FP8] {
+        let params = params(scheme, BTreeMap::new(), Inputs::Unknown);
+        let out = dir.path().join(scheme.to_string());
+        let summary = quantize(&model, &out, &params, &mut |_, _| ()).unwrap();
+        let back = open(&out, &[]).unwrap();
+        assert_eq!((back.container, back.weight_bytes), (Container::HuggingFace, summary.bytes_out), "{scheme}");
+        assert_eq!(
+            back.weights_digest().unwrap(),
+            Model { weights: Arc::new(Rounded::with(&model, &params)), ..scribe() }.weights_digest().unwrap()
+        );
+        let again = quantize(&back, &dir.path().join("again"), &params, &mut |_, _| ());
+        assert!(matches!(again, Err(CompressError::Requantize { .. })), "{scheme}");
+        let config = fs::read_to_string(out.join("config.json")).unwrap();
+        assert!(config.contains("compressed-tensors"), "{config}");
+    }
+}
+
+#[test]
+fn pins_fix_types_by_either_name_and_say_what_they_cannot() {
+    let model = scribe();
+    let pinned =
+        |scheme, pins: &[&str]| quantize::pinned(&model, scheme, &pins.iter().map(|p| p.parse().unwrap()).collect::<Vec<_>>());
+    let types = pinned(Scheme::Q4_K_M, &["blk.0.ffn_down=Q8_0", r"layers\.[01]\..*down=Q2_K", "lm_head=f16"]).unwrap();
+    let of = |name: &str| types.get(name).copied();
+    assert_eq!(of("model.layers.0.mlp.down_proj.weight"), Some(DType::Q8_0));
+    assert_eq!(of("model.layers.1.mlp.down_proj.weight"), Some(DType::Q2_K));
+    assert_eq!((of("lm_head.weight"), types.len()), (Some(DType::F16), 3));
+    let plan = quantize::plan(&model, &params(Scheme::Q4_K_M, types.clone(), Inputs::Unknown)).unwrap();
+    assert_eq!(plan.outputs.iter().find(|t| t.name == "lm_head.weight").unwrap().dtype, "F16");
+    for (scheme, pin, reason) in [
+        (Scheme::Q4_K_M, "nothing=Q8_0", "no matrix has such a name"),
+        (Scheme::Q4_K_M, "lm_head=W4_G32", "does not have this type"),
+        (Scheme::W4A16, "lm_head=Q8_0", "does not have this type"),
+    ] {
+        let error = pinned(scheme, &[pin]).unwrap_err().to_string();
+        assert!(error.contains(reason), "{pin}: {error}");
+    }
+    assert!("lm_head".parse::<quantize::Pin>().unwrap_err().contains("PATTERN=TYPE"));
+    assert!("(=Q8_0".parse::<quantize::Pin>().is_err());
+    assert!("a=Q9".parse::<quantize::Pin>().unwrap_err().contains("Q8_0"));
+}
+
+/// A divergence that is cheap to compute: what rounding changes in some rows of all tensors.
+fn squares(model: &Model, rounded: &Rounded) -> Result<f64, CompressError> {
+    let mut sum = 0.0;
+    for (id, info) in rounded.index().iter() {
+        let there = model.weights.index().find(&info.name).unwrap();
+        let own = model.weights.index().get(there);
+        if info.dtype == own.dtype {
+            continue;
+        }
+        let mut read = |source: &dyn TensorSource, id, info: &coffer_checkpoint::TensorInfo| {
+            let mut raw = vec![0; info.row_bytes().unwrap() as usize];
+            source.read_rows(id, 0..1, &mut raw).unwrap();
+            let mut out = vec![0.0; info.cols() as usize];
+            blocks::decode(info.dtype, &raw, &mut out).unwrap();
+            out
+        };
+        let (a, b) = (read(&*model.weights, there, own), read(rounded, id, info));
+        sum += a.iter().zip(&b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+    }
+    Ok(sum)
+}
+
+#[test]
+fn mixtures_meet_their_goals_and_spend_what_they_are_given() {
+    let model = scribe();
+    let fixed = BTreeMap::from([("lm_head.weight".to_owned(), DType::Q8_0)]);
+    let params = params(Scheme::Q8_0, fixed, Inputs::Unknown);
+    let mut divergence = |rounded: &Rounded| squares(&model, rounded);
+    let costs = Costs::measure(&model, &params, &mut divergence, &mut |_, _| ()).unwrap();
+    let mut last = f64::INFINITY;
+    for bits in [4.0, 4.5, 5.0, 6.0, 7.0] {
+        let mixture = costs.choose(Goal::BitsPerWeight(bits), 1.0).unwrap();
+        assert!(mixture.types.len() == 57 && !mixture.types.contains_key("lm_head.weight"));
+        let used = mixture.bytes as f64 * 8.0 / 8_392_960.0;
+        assert!(used <= bits && used > bits - 0.1, "{used} of {bits} bits");
+        assert!(mixture.divergence < last);
+        last = mixture.divergence;
+    }
+    let size = costs.choose(Goal::Bytes(5_000_000), 1.0).unwrap().bytes;
+    assert!((4_400_000..5_000_000).contains(&size), "names and tokenizer take part of the file: {size}");
+    let goal = last * 3.0;
+    let met = costs.meet(&model, &params, Goal::Divergence(goal), &mut divergence).unwrap();
+    assert!(met.divergence <= goal && met.bytes < costs.choose(Goal::BitsPerWeight(7.0), 1.0).unwrap().bytes);
+    for impossible in [Goal::BitsPerWeight(1.5), Goal::Bytes(100_000), Goal::Divergence(0.0)] {
+        let error = costs.choose(impossible, 1.0).unwrap_err();
+        assert!(matches!(error, CompressError::Goal { .. }), "{impossible:?}: {error}");
+    }
+}
+
+#[test]
+fn equalized_weights_compute_the_same() {
+    let model = scribe();
+    let text = fs::read_to_string(assets().join("../text/holdout.txt")).unwrap();
+    let calibration = Calibration::new("t", &text, model.tokenizer.as_ref().unwrap(), 64, 256).unwrap();
+    let options = LoadOptions { isa: Isa::detect().unwrap(), threads: 2, context: None, kv_format: KvFormat::F16 };
+    let load = |weights: &dyn TensorSource| Engine::load(&model.config, weights, options, &mut |_, _| ()).unwrap();
+    let source = load(&*model.weights);
+    let curvature = Curvature::of(&source, &calibration, &mut |_, _| ()).unwrap();
+    let as_is = model.weights.index().iter().map(|(_, t)| (t.name.clone(), if t.shape.len() > 1 { DType::F32 } else { t.dtype }));
+    let inputs = |equalization: &Arc<Equalization>| Inputs::Equalized(Arc::clone(equalization));
+    let q4 = params(Scheme::Q4_0, BTreeMap::new(), Inputs::Unknown);
+    let equalization = Arc::new(quantize::equalize(&model, &q4, curvature, &mut |_, _| ()).unwrap());
+    let equalized = Rounded::with(&model, &params(Scheme::Q4_0, as_is.collect(), inputs(&equalization)));
+    let name = "model.layers.2.self_attn.q_proj.weight";
+    assert!(values(&equalized, name) != values(&*model.weights, name));
+    let logits = |engine: &Engine| {
+        let mut cache = engine.cache(8).unwrap();
+        engine.forward(&mut [Span { cache: &mut cache, tokens: &[0, 5, 90, 7, 300, 12, 4, 8], want: Want::All }]).unwrap()
+    };
+    let (there, here) = (logits(&source), logits(&load(&equalized)));
+    let apart = there.iter().zip(&here).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    // Keys and values are kept in f16, and those of equalized weights are other numbers.
+    assert!(apart < 0.05 && there.len() == here.len(), "{apart}");
 }

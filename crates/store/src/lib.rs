@@ -25,7 +25,7 @@ pub use files::FileSet;
 pub use open::{Container, Model, open, open_files};
 pub use origin::Origin;
 pub use shuffle::Shuffle;
-pub use write::{Destination, ModelWriter, Target};
+pub use write::{Destination, ModelWriter, Target, gguf_overhead};
 
 use coffer_checkpoint::DType;
 

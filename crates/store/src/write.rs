@@ -71,11 +71,8 @@ impl ModelWriter {
         if fs::symlink_metadata(out).is_ok() {
             return Err(StoreError::Exists(out.display().to_string()));
         }
-        let places = tensors.iter().map(|info| place(info, target, like)).collect::<Result<Vec<_>, _>>()?;
-        let new = |(info, place)| Pending::new(info, place, target, like);
-        let pending = tensors.iter().zip(&places).map(new).collect::<Result<VecDeque<_>, _>>()?;
+        let (pending, stored) = layout(target, like, tensors)?;
         let bytes = pending.iter().fold(0u64, |n, p| n.saturating_add(p.stored_bytes()));
-        let stored = stored(&pending, places)?;
         let sink: Box<dyn Sink> = match target {
             Target::HuggingFace => Box::new(hugging_face::HuggingFaceSink::create(output, like, &stored).map_err(named(out))?),
             Target::Gguf => Box::new(gguf::GgufSink::create(output, like, tensors, stored).map_err(named(out))?),
@@ -120,6 +117,24 @@ impl ModelWriter {
             None => self.sink.finish(&self.out).map(|()| self.bytes).map_err(named(&self.out)),
         }
     }
+}
+
+/// Bytes that a GGUF file like `like` with these canonical tensors has beside their own, at most.
+///
+/// # Errors
+/// As [`ModelWriter::create`], as far as no file is needed for it.
+pub fn gguf_overhead(like: &Model, tensors: &[TensorInfo]) -> Result<u64, StoreError> {
+    let (_, stored) = layout(Target::Gguf, like, tensors)?;
+    gguf::overhead(like, tensors, stored)
+}
+
+/// What is to come, and what the container keeps of it.
+fn layout(target: Target, like: &Model, tensors: &[TensorInfo]) -> Result<(VecDeque<Pending>, Vec<TensorInfo>), StoreError> {
+    let places = tensors.iter().map(|info| place(info, target, like)).collect::<Result<Vec<_>, _>>()?;
+    let new = |(info, place)| Pending::new(info, place, target, like);
+    let pending = tensors.iter().zip(&places).map(new).collect::<Result<VecDeque<_>, _>>()?;
+    let stored = stored(&pending, places)?;
+    Ok((pending, stored))
 }
 
 fn sequence(tensor: &str, reason: impl Into<String>) -> StoreError {

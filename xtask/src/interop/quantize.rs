@@ -3,9 +3,9 @@
 use super::Outcome;
 use crate::{
     interop::numbers::{python, scribe_gguf},
-    peers::{Peers, run},
+    peers::{Peers, output, run},
 };
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use coffer_checkpoint::{DType, FileAt, GgufFile, TensorSource};
 use std::{
     collections::BTreeMap,
@@ -81,6 +81,41 @@ pub(crate) fn imatrix(peers: &Peers, folder: &Path) -> Result<Outcome> {
     let out = folder.join("out.gguf");
     run(peers.coffer("quantize")?.arg(&bf16).args(["--type", "Q4_K_M", "-o"]).arg(&out).arg("--imatrix").arg(&theirs))?;
     Ok(Outcome::Passed(format!("largest difference of a mean square {:.2} %", worst * 100.0)))
+}
+
+/// For vLLM: compressed-tensors decompresses what we wrote to the same numbers and transformers runs it; we read what llmcompressor wrote.
+pub(crate) fn compressed(peers: &Peers, folder: &Path) -> Result<Outcome> {
+    let scribe = peers.root().join("assets/models/scribe-8m");
+    let mut weights = 0;
+    for (scheme, allowed) in COMPRESSED {
+        let [ours, gguf, plain] = ["", ".gguf", ".plain"].map(|end| folder.join(format!("{scheme}{end}")));
+        run(peers.coffer("quantize")?.arg(&scribe).args(["--type", scheme, "--no-eval", "-o"]).arg(&ours))?;
+        run(peers.coffer("convert")?.arg(&ours).args(["--dtype", "f32", "-o"]).arg(&gguf))?;
+        run(peers.coffer("convert")?.arg(&gguf).arg("-o").arg(&plain))?;
+        let found = python(peers, "decompress.py", &[&ours, &plain])?;
+        let (same, divergence) = found.split_once(' ').context("two numbers")?;
+        let (same, divergence): (usize, f64) = (same.parse()?, divergence.parse()?);
+        ensure!(same == 56 && divergence < allowed, "{scheme}: {same} weights are the same, divergence {divergence}");
+        weights += same;
+    }
+    let theirs = folder.join("llmcompressor");
+    llmcompressor(peers, &scribe, "rtn", &text(peers), 0, &theirs)?;
+    let mut eval = peers.coffer("eval")?;
+    eval.arg(&theirs).arg("--against").arg(&scribe).arg("--text").arg(text(peers)).args(["--max-tokens", "2000", "--json"]);
+    let figures: serde_json::Value = serde_json::from_str(&output(&mut eval)?)?;
+    let divergence = figures["kl_mean"].as_f64().context("eval prints a divergence")?;
+    ensure!((0.001..0.1).contains(&divergence), "read back, llmcompressor's W4A16 diverges by {divergence}");
+    Ok(Outcome::Passed(format!("{weights} weights the same, and llmcompressor's directory is read")))
+}
+/// Types, and the divergence that transformers may have from f32: it runs in bf16, and with eight bits rounds activations too.
+const COMPRESSED: [(&str, f64); 6] =
+    [("W4A16", 0.002), ("W4A16_G32", 0.002), ("W4A16_ASYM", 0.002), ("W4A16_ASYM_G32", 0.002), ("W8A8", 0.01), ("FP8", 0.03)];
+
+/// What llmcompressor makes of a model in W4A16: `rtn`, or `gptq` from so many tokens of a text.
+pub(crate) fn llmcompressor(peers: &Peers, model: &Path, method: &str, text: &Path, tokens: usize, out: &Path) -> Result<()> {
+    let mut python = Command::new(peers.python()?);
+    python.arg(peers.script("compress.py")).arg(model).arg(method).arg(text).arg(tokens.to_string()).arg(out);
+    output(&mut python).map(drop)
 }
 
 /// What llama-imatrix makes of a text, in windows of 512 tokens.

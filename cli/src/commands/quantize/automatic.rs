@@ -11,7 +11,7 @@ use coffer_store::Model;
 /// Flags that stand in the place of a type.
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct Automatic {
-    /// Instead of --type: measure what each matrix loses, and choose types for weights of at most this size (700MB, 1.5GiB)
+    /// Instead of --type: measure what each matrix loses, and choose types for a GGUF file of at most this size (700MB, 1.5GiB)
     #[arg(long, value_name = "SIZE", conflicts_with_all = ["scheme", "target_bpw"], value_parser = size)]
     target_size: Option<u64>,
     /// Instead of --type: the same, for at most so many bits per weight

@@ -10,7 +10,6 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use coffer_assess::{
     Policy,
-    fidelity::{self, Loaded, Windows},
     figures::{Measured, Size},
 };
 use coffer_compress::{Summary, quantize::Rounded};
@@ -134,18 +133,9 @@ impl Measurement {
         let held = self.text.or(held).unwrap_or_else(HeldOut::built_in);
         let mut tokens = model.tokenizer.as_ref().map_or_else(|| Ok(Vec::new()), |t| t.encode(&held.text, true))?;
         tokens.truncate(self.most);
-        let source = work.load("loading the source", &model.config, &*model.weights)?;
-        let result = work.load("rounding", &model.config, rounded)?;
-        let windows = Windows::new(&tokens, source.context().min(512), 0, source.context())
+        let fidelity = work
+            .compare(model, ("rounding", &model.config, rounded), &tokens)
             .with_context(|| format!("{}: what is lost cannot be measured; --no-eval goes on without", held.name))?;
-        let mut progress = work.steps("measuring the loss");
-        let (_, mut beside) = fidelity::compare(
-            Loaded { name: "the source", engine: &source },
-            &[Loaded { name: "the result", engine: &result }],
-            &windows,
-            &mut |done, total| progress.update(done, total),
-        )?;
-        let fidelity = beside.remove(0);
         let figures = Figures::from(&fidelity);
         let size = Some(Size { bytes: summary.bytes_out, parameters: summary.weights, sealed: self.sealed });
         let measured = Measured { fidelity: Some(fidelity), size, ..Measured::default() };

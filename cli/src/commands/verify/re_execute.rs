@@ -60,12 +60,13 @@ impl ReExecute {
             let found = model.weights_digest()?;
             same(found == wanted, || format!("the {what} has weights {found}, the receipt's has {wanted}"))?;
         }
-        let inputs = self.inputs(&receipt, &source, identities, work)?;
         let scheme = receipt.parameters.scheme.parse().map_err(|e| Refused(format!("receipt: {e}")))?;
         let (requantize, threads) = (receipt.parameters.requantize, work.threads());
         let types = receipt.parameters.types.iter().map(|(name, dtype)| Ok((name.clone(), dtype.parse()?)));
         let types = types.collect::<Result<_, String>>().map_err(|e| Refused(format!("receipt: {e}")))?;
-        let params = QuantizeParams { scheme, types, requantize, inputs, threads };
+        let params = QuantizeParams { scheme, types, requantize, inputs: Inputs::Unknown, threads };
+        let inputs = self.inputs(&receipt, &source, &params, identities, work)?;
+        let params = QuantizeParams { inputs, ..params };
         quantize::plan(&source, &params).map_err(|e| Refused(format!("the receipt cannot be followed: {e}")))?;
         let made = Rounded::with(&source, &params);
         // What was learned decides on the method.
@@ -90,7 +91,14 @@ impl ReExecute {
     }
 
     /// What was learned, from the same file.
-    fn inputs(&self, receipt: &Receipt, source: &Model, identities: &Identities, work: Work) -> Result<Inputs> {
+    fn inputs(
+        &self,
+        receipt: &Receipt,
+        source: &Model,
+        params: &QuantizeParams,
+        identities: &Identities,
+        work: Work,
+    ) -> Result<Inputs> {
         let (is, named) = (receipt.learned.as_ref().map(Learned::digest), |path: &Path| path.display().to_string());
         match &receipt.learned {
             None => Ok(Inputs::Unknown),
@@ -109,7 +117,9 @@ impl ReExecute {
                 let text = Text::read(path, identities)?;
                 same(is == Some(text.digest()), || format!("{} is not the text that was learned from", named(path)))?;
                 let bytes = usize::try_from(*bytes).unwrap_or(usize::MAX);
-                Ok(text.learn(bytes, (*window, *max_tokens), source, work)?.0)
+                let (curvature, _) = text.learn(bytes, (*window, *max_tokens), source, work)?;
+                let method = receipt.method.split('@').next().unwrap_or_default();
+                learning::inputs(method, curvature, source, params, work)
             }
         }
     }

@@ -4,7 +4,7 @@
 //! square of what is changed, so that the other types follow from how much less they change, measured on some rows. Divergences of
 //! matrices add up about; what they do together is measured where a divergence was asked for.
 
-use super::{Quantize, QuantizeParams, Rounded, Rounding, mixture};
+use super::{Feedback, Quantize, QuantizeParams, Rounded, Rounding, mixture};
 use crate::{CompressError, Method, Progress, driver, rows};
 use coffer_checkpoint::{DType, TensorInfo, blocks};
 use coffer_model::names;
@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 /// What a mixture must meet.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Goal {
-    /// At most so many bytes of weights.
+    /// A GGUF file of at most so many bytes.
     Bytes(u64),
     /// At most so many bits for each weight, of all weights.
     BitsPerWeight(f64),
@@ -28,6 +28,8 @@ pub struct Costs {
     units: Vec<Unit>,
     /// Bytes of all that has no choice.
     fixed: u64,
+    /// Bytes of a file that are no weights.
+    overhead: u64,
     /// Numbers in all tensors.
     weights: u64,
 }
@@ -80,7 +82,10 @@ impl Costs {
         progress: &mut Progress<'_>,
     ) -> Result<Self, E> {
         let index = model.weights.index();
-        let outputs = driver::plan(&Quantize::of(model, params), 0, 1)?.outputs;
+        let planned = Quantize::of(model, params);
+        let infos: Vec<TensorInfo> = planned.plan()?.into_iter().map(|task| task.output).collect();
+        let overhead = coffer_store::gguf_overhead(model, &infos).map_err(CompressError::from)?;
+        let outputs = driver::plan(&planned, 0, 1)?.outputs;
         let (mut stacks, mut fixed, mut weights) = (BTreeMap::<usize, Vec<TensorInfo>>::new(), 0u64, 0u64);
         let mut first_of = BTreeMap::new();
         for (at, ((_, info), output)) in index.iter().zip(&outputs).enumerate() {
@@ -101,7 +106,7 @@ impl Costs {
             units.push(Unit::measure(model, params, tensors, divergence)?);
             progress(units.len() as u64, total);
         }
-        Ok(Self { units, fixed, weights })
+        Ok(Self { units, fixed, overhead, weights })
     }
 
     /// The best mixture for `goal`; a divergence is the sum of those of all units times `together`.
@@ -117,13 +122,13 @@ impl Costs {
             Mixture { types: types.collect(), bytes, divergence: together * chosen().map(|(_, c)| c.divergence).sum::<f64>() }
         };
         let most = match goal {
-            Goal::Bytes(bytes) => bytes,
+            Goal::Bytes(bytes) => bytes.saturating_sub(self.overhead),
             Goal::BitsPerWeight(bits) => (bits * self.weights as f64 / 8.0) as u64,
             Goal::Divergence(_) => u64::MAX,
         };
         let least = of(&at);
         if least.bytes > most {
-            let reason = format!("the smallest mixture has {} bytes of weights, and {most} are asked for", least.bytes);
+            let reason = format!("the smallest mixture has {} bytes of weights, and {most} are left for them", least.bytes);
             return Err(CompressError::Goal { reason });
         }
         let mut bytes = least.bytes;
@@ -295,7 +300,7 @@ impl Quantize {
     fn cost(&self, name: &str, errors: &[f32]) -> Result<f64, CompressError> {
         let square = |e: &f32| f64::from(*e) * f64::from(*e);
         let columns = match &self.rounding {
-            Rounding::Feedback(feedback) => match feedback.moments(name) {
+            Rounding::Feedback(Feedback(curvature)) | Rounding::Equalized(curvature) => match curvature.input(name) {
                 Some(moments) => return Ok(moments.cost(errors)),
                 None => None,
             },

@@ -3,7 +3,7 @@
 use super::weigh;
 use crate::{
     CompressError,
-    curvature::{Curvature, Factor, Moments},
+    curvature::{Curvature, Factor},
     encode,
     method::{Entry, Kind, Needs},
     rows,
@@ -26,7 +26,7 @@ pub(super) struct Feedback(pub(super) Arc<Curvature>);
 impl Feedback {
     /// The bytes of `values`, some rows from `first_row` on, of tensor `output`, whose type is searched; `None` if its input was not seen.
     pub(super) fn encode(&self, output: &TensorInfo, first_row: u64, values: &[f32]) -> Result<Option<Vec<u8>>, CompressError> {
-        let Some(moments) = self.moments(&output.name) else { return Ok(None) };
+        let Some(moments) = self.0.input(&output.name) else { return Ok(None) };
         let cols = moments.cols();
         if cols as u64 != output.cols() {
             let reason = format!("{} has {} columns and its input {cols}", output.name, output.cols());
@@ -44,11 +44,6 @@ impl Feedback {
         let mut out = vec![0; row_bytes * coded.len()];
         coded.iter().zip(out.chunks_exact_mut(row_bytes)).for_each(|(row, out)| row.store(out));
         Ok(Some(out))
-    }
-
-    /// Of the input of `weight`, if it was seen.
-    pub(super) fn moments(&self, weight: &str) -> Option<&Arc<Moments>> {
-        self.0.input(weight)
     }
 }
 
@@ -68,7 +63,10 @@ fn round(factor: &Factor, values: &[f32], rows: &mut [Box<dyn encode::Row>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{curvature::tests::moments, testing::noise};
+    use crate::{
+        curvature::{Moments, tests::moments},
+        testing::noise,
+    };
     use coffer_checkpoint::{DType, blocks};
 
     const COLS: usize = 256;

@@ -377,10 +377,25 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn vectors_stay_in_f32() {
+    fn vectors_are_f32_in_gguf_and_as_they_were_elsewhere() {
         let norm = TensorInfo { name: "model.norm.weight".into(), dtype: DType::BF16, shape: vec![256] };
         let facts = Facts { config: &config(8), tied: false, importance: false };
-        assert!(Scheme::ALL.iter().all(|s| s.dtype_of(&norm, facts) == DType::F32));
+        for scheme in Scheme::ALL {
+            let wanted = if scheme.target() == Target::Gguf { DType::F32 } else { DType::BF16 };
+            assert_eq!(scheme.dtype_of(&norm, facts), wanted, "{scheme}");
+        }
+    }
+
+    #[test]
+    fn for_vllm_products_are_compressed_in_the_widest_groups_that_fit_and_tables_stay() {
+        let of = |scheme: Scheme, name: &str, cols| dtype(scheme, name, cols, 8, true);
+        let up = "model.layers.0.mlp.up_proj.weight";
+        assert_eq!([256, 96, 40].map(|cols| of(Scheme::W4A16, up, cols)), [DType::W4_G128, DType::W4_G32, DType::BF16]);
+        assert_eq!([256, 96].map(|cols| of(Scheme::W4A16_ASYM, up, cols)), [DType::W4Z_G128, DType::W4Z_G32]);
+        assert_eq!([256, 96, 40].map(|cols| of(Scheme::FP8, up, cols)), [DType::F8_ROW, DType::F8_ROW, DType::BF16]);
+        for table in [HEAD, EMBEDDING, "model.layers.0.mlp.gate.weight"] {
+            assert_eq!(of(Scheme::W8A8, table, 256), DType::BF16, "{table}");
+        }
     }
 
     #[test]

@@ -10,7 +10,11 @@ use coffer_checkpoint::{
     DType, TensorInfo,
     gguf::{GgufWriter, Metadata, Value},
 };
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    path::Path,
+};
 
 pub(super) struct GgufSink {
     writer: GgufWriter<Draft>,
@@ -22,23 +26,57 @@ impl GgufSink {
         output: Destination<'_>,
         like: &Model,
         tensors: &[TensorInfo],
-        mut infos: Vec<TensorInfo>,
+        infos: Vec<TensorInfo>,
     ) -> Result<Self, StoreError> {
-        let metadata = metadata(output.path, like, tensors)?;
-        let rope = &like.config.rope;
-        let divisors = rope.scaling.llama3_divisors(rope.theta, like.config.head_dim);
-        if let Some(divisors) = &divisors {
-            let shape = vec![divisors.len() as u64];
-            infos.insert(0, TensorInfo { name: "rope_freqs.weight".into(), dtype: DType::F32, shape });
-        }
         let stem = output.path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("model");
+        let path = output.path;
         let draft = Draft::file(output, &format!("{stem}.gguf"))?;
-        let mut writer = GgufWriter::new(draft, &metadata, &infos)?;
-        for divisor in divisors.into_iter().flatten() {
-            writer.write(&divisor.to_le_bytes())?;
-        }
-        Ok(Self { writer })
+        Ok(Self { writer: begin(draft, path, like, tensors, infos)? })
     }
+}
+
+/// Bytes of a file that are no weights.
+pub(super) fn overhead(like: &Model, tensors: &[TensorInfo], infos: Vec<TensorInfo>) -> Result<u64, StoreError> {
+    let mut count = Count(infos.len() as u64 * MOST_PADDING);
+    begin(&mut count, Path::new("model.gguf"), like, tensors, infos)?;
+    Ok(count.0)
+}
+/// Between two tensors.
+const MOST_PADDING: u64 = 31;
+
+/// Counts what is written.
+struct Count(u64);
+
+impl Write for Count {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes all that comes before the weights.
+fn begin<W: Write>(
+    out: W,
+    path: &Path,
+    like: &Model,
+    tensors: &[TensorInfo],
+    mut infos: Vec<TensorInfo>,
+) -> Result<GgufWriter<W>, StoreError> {
+    let metadata = metadata(path, like, tensors)?;
+    let rope = &like.config.rope;
+    let divisors = rope.scaling.llama3_divisors(rope.theta, like.config.head_dim);
+    if let Some(divisors) = &divisors {
+        let shape = vec![divisors.len() as u64];
+        infos.insert(0, TensorInfo { name: "rope_freqs.weight".into(), dtype: DType::F32, shape });
+    }
+    let mut writer = GgufWriter::new(out, &metadata, &infos)?;
+    for divisor in divisors.into_iter().flatten() {
+        writer.write(&divisor.to_le_bytes())?;
+    }
+    Ok(writer)
 }
 
 impl Sink for GgufSink {
