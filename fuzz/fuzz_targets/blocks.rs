@@ -5,12 +5,10 @@
 use coffer_checkpoint::{DType, blocks::decode};
 use libfuzzer_sys::fuzz_target;
 
-const PLAIN: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::F64];
-
 fuzz_target!(|bytes: &[u8]| {
     let Some((&first, blocks)) = bytes.split_first() else { return };
-    let pick = usize::from(first) % (PLAIN.len() + DType::QUANTIZED.len());
-    let dtype = PLAIN.iter().chain(&DType::QUANTIZED).copied().nth(pick).unwrap_or(DType::F32);
+    let pick = usize::from(first) % DType::of_weights().count();
+    let dtype = DType::of_weights().nth(pick).unwrap_or(DType::F32);
     let mut out = vec![0.0; blocks.len() / dtype.block_bytes() * dtype.block_len()];
     let whole = blocks.len() % dtype.block_bytes() == 0;
     assert_eq!(decode(dtype, blocks, &mut out).is_ok(), whole);

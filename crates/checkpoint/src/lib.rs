@@ -3,6 +3,7 @@
 //! This crate knows no keys: a sealed file is just another [`ReadAt`].
 
 pub mod blocks;
+pub mod compressed;
 pub mod dtype;
 pub mod gguf;
 mod placed;

@@ -170,10 +170,10 @@ macro_rules! with_block {
             DType::Q6_K => $generic::<symmetric::Q6K, 256, 210>,
             DType::IQ4_NL => $generic::<symmetric::Iq4Nl, 32, 18>,
             DType::IQ4_XS => $generic::<symmetric::Iq4Xs, 256, 136>,
-            DType::W4_G32 => $generic::<group::Symmetric<32>, 32, 20>,
-            DType::W4_G128 => $generic::<group::Symmetric<128>, 128, 68>,
-            DType::W4Z_G32 => $generic::<group::WithZero<32>, 32, 21>,
-            DType::W4Z_G128 => $generic::<group::WithZero<128>, 128, 69>,
+            DType::W4_G32 => $generic::<group::Group<32, false>, 32, 20>,
+            DType::W4_G128 => $generic::<group::Group<128, false>, 128, 68>,
+            DType::W4Z_G32 => $generic::<group::Group<32, true>, 32, 21>,
+            DType::W4Z_G128 => $generic::<group::Group<128, true>, 128, 69>,
             _ => return None,
         })
     };

@@ -3,7 +3,6 @@
 
 mod canonical;
 mod checked;
-mod compressed;
 pub mod convert;
 pub mod dataset;
 pub mod digest;

@@ -3,10 +3,10 @@
 use crate::{
     FileSet, Origin, StoreError,
     canonical::{Canonical, View, narrow},
-    compressed::Joined,
 };
 use coffer_checkpoint::{
     DType, SafetensorsFile, TensorInfo, TensorSource,
+    compressed::Joined,
     gguf::{GgufFile, Metadata},
     sharded::ShardedSafetensors,
 };
@@ -125,7 +125,7 @@ impl Opener {
         } else {
             return Err(self.no_model(format!("config.json is there, but neither {SINGLE} nor {INDEX}")));
         };
-        let source: Arc<dyn TensorSource> = Arc::new(Joined::new(source).map_err(|(name, reason)| self.tensor(&name, reason))?);
+        let source: Arc<dyn TensorSource> = Arc::new(Joined::new(source).map_err(|e| self.tensor(&e.tensor, e.reason))?);
         let view = |canonical: &str, shape: &[u64]| {
             let place = names::in_hugging_face(canonical, shape, &config);
             Some((

@@ -77,7 +77,8 @@ impl<C: Coding> Scaled<C> {
     fn of(values: &[f32]) -> Result<Self, Overflow> {
         let largest = values.iter().fold(0.0f32, |m, v| greatest(m, v.abs()));
         let d = outward(largest / C::RANGE);
-        if !d.is_finite() {
+        // Of whole numbers the lowest is half a step beyond the range.
+        if !(d * (C::RANGE + 0.5)).is_finite() {
             return Err(Overflow { index: 0 });
         }
         Ok(Self { d, inverse: reciprocal(d), codes: vec![0; values.len()], coding: std::marker::PhantomData })

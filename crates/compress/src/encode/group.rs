@@ -6,48 +6,34 @@
 use super::{Block, greatest, least, reciprocal, round_even};
 use half::bf16;
 
-/// Scale (f32), then nibbles in order.
-pub(super) struct Symmetric<const N: usize>(Group<N>);
-
-/// Scale (f32), zero point, then nibbles in order.
-pub(super) struct WithZero<const N: usize>(Group<N>);
-
-impl<const N: usize, const B: usize> Block<N, B> for Symmetric<N> {
-    fn search(x: &[f32; N], w: Option<&[f32; N]>) -> Option<Self> {
-        let Range { low, high } = Range::of(x);
-        let candidates = [(greatest(high / 7.0, -low / 8.0), 8.0), (-greatest(-low / 7.0, high / 8.0), 8.0)];
-        Group::best(x, w, candidates).map(Self)
-    }
-    #[inline(always)]
-    fn round(&mut self, i: usize, v: f32) -> f32 {
-        self.0.round(i, v)
-    }
-    fn store(&self, out: &mut [u8; B]) {
-        self.0.store_scale(out);
-        self.0.store_codes(&mut out[4..]);
-    }
+/// Scale (f32), zero point if it has one, then nibbles in order.
+pub(super) struct Group<const N: usize, const ZERO: bool> {
+    d: f32,
+    inverse: f32,
+    zero: f32,
+    codes: [u8; N],
 }
 
-impl<const N: usize, const B: usize> Block<N, B> for WithZero<N> {
+impl<const N: usize, const B: usize, const ZERO: bool> Block<N, B> for Group<N, ZERO> {
     fn search(x: &[f32; N], w: Option<&[f32; N]>) -> Option<Self> {
-        let Range { low, high } = Range::of(x);
-        let ideal = round_even(-low * reciprocal((high - low) / MOST));
-        // The least scale at which nothing is cut off.
-        let scale = |zero: f32| greatest(part(high, MOST - zero), part(-low, zero));
-        let candidates = [0.0, -1.0, 1.0].map(|step| {
-            let zero = greatest(least(ideal + step, MOST), 0.0);
-            (scale(zero), zero)
-        });
-        Group::best(x, w, candidates).map(Self)
+        let range = Range::of(x);
+        if ZERO { Self::best(x, w, range.with_zeros()) } else { Self::best(x, w, range.symmetric()) }
     }
     #[inline(always)]
     fn round(&mut self, i: usize, v: f32) -> f32 {
-        self.0.round(i, v)
+        let q = code(v * self.inverse, self.zero);
+        self.codes[i] = (q + self.zero) as u8;
+        q * self.d
     }
     fn store(&self, out: &mut [u8; B]) {
-        self.0.store_scale(out);
-        out[4] = self.0.zero as u8;
-        self.0.store_codes(&mut out[5..]);
+        let (header, nibbles) = out.split_at_mut(B - N / 2);
+        header[..4].copy_from_slice(&self.d.to_le_bytes());
+        if ZERO {
+            header[4] = self.zero as u8;
+        }
+        for (pair, o) in self.codes.as_chunks::<2>().0.iter().zip(nibbles) {
+            *o = pair[0] | pair[1] << 4;
+        }
     }
 }
 
@@ -69,18 +55,27 @@ impl Range {
     fn of(x: &[f32]) -> Self {
         Self { low: x.iter().fold(0.0, |m, &v| least(m, v)), high: x.iter().fold(0.0, |m, &v| greatest(m, v)) }
     }
+
+    /// Least scales at which nothing is cut off, of either sign, and 8.
+    fn symmetric(&self) -> [(f32, f32); 2] {
+        let &Self { low, high } = self;
+        [(greatest(high / 7.0, -low / 8.0), 8.0), (-greatest(-low / 7.0, high / 8.0), 8.0)]
+    }
+
+    /// The ideal zero point and those beside it, and the least scales at which nothing is cut off.
+    fn with_zeros(&self) -> [(f32, f32); 3] {
+        let &Self { low, high } = self;
+        let ideal = round_even(-low * reciprocal((high - low) / MOST));
+        [0.0, -1.0, 1.0].map(|step| {
+            let zero = greatest(least(ideal + step, MOST), 0.0);
+            (greatest(part(high, MOST - zero), part(-low, zero)), zero)
+        })
+    }
 }
 
-struct Group<const N: usize> {
-    d: f32,
-    inverse: f32,
-    zero: f32,
-    codes: [u8; N],
-}
-
-impl<const N: usize> Group<N> {
+impl<const N: usize, const ZERO: bool> Group<N, ZERO> {
     /// The best of scales from a little above those of `candidates`, each with a zero point, down to two thirds of them.
-    /// `None` if a scale exceeds BF16.
+    /// `None` if codes exceed `f32`.
     fn best<const C: usize>(x: &[f32; N], w: Option<&[f32; N]>, candidates: [(f32, f32); C]) -> Option<Self> {
         let w = w.unwrap_or(&[1.0; N]);
         let mut best = (f32::MAX, 0.0, candidates[0].1);
@@ -97,23 +92,6 @@ impl<const N: usize> Group<N> {
         let (_, d, zero) = best;
         Some(Self { d, inverse: reciprocal(d), zero, codes: [0; N] })
     }
-
-    #[inline(always)]
-    fn round(&mut self, i: usize, v: f32) -> f32 {
-        let q = code(v * self.inverse, self.zero);
-        self.codes[i] = (q + self.zero) as u8;
-        q * self.d
-    }
-
-    fn store_scale(&self, out: &mut [u8]) {
-        out[..4].copy_from_slice(&self.d.to_le_bytes());
-    }
-
-    fn store_codes(&self, out: &mut [u8]) {
-        for (pair, o) in self.codes.as_chunks::<2>().0.iter().zip(out) {
-            *o = pair[0] | pair[1] << 4;
-        }
-    }
 }
 const FROM: f32 = 1.02;
 const BY: f32 = 0.02;
@@ -125,8 +103,9 @@ fn code(v: f32, zero: f32) -> f32 {
     round_even(greatest(least(v, MOST - zero), -zero))
 }
 
+/// `None` if a code would stand for infinity.
 fn to_bf16(d: f32) -> Option<f32> {
-    Some(bf16::from_f32(d).to_f32()).filter(|d| d.is_finite())
+    Some(bf16::from_f32(d).to_f32()).filter(|d| (d * MOST).is_finite())
 }
 
 /// Partial sums side by side, so that they fill a vector.

@@ -4,8 +4,8 @@ use super::{
     Sink,
     draft::{Destination, Draft},
 };
-use crate::{Model, StoreError, compressed};
-use coffer_checkpoint::{DType, TensorInfo, safetensors};
+use crate::{Model, StoreError};
+use coffer_checkpoint::{DType, TensorInfo, compressed, safetensors};
 use coffer_model::ModelConfig;
 use serde_json::{Map, Value};
 use std::{

@@ -5,7 +5,7 @@
 //!   `weight_shape` I64 `[2]`; with zero points `weight_zero_point` I32 `[out / 8, groups]`, row `r` at bit `4 (r mod 8)`.
 //! - Eight bits: `weight` I8 or F8_E4M3 `[out, in]`, `weight_scale` `[out, 1]`, or one for all rows.
 
-use coffer_checkpoint::{DType, ReadError, TensorId, TensorIndex, TensorInfo, TensorSource, blocks};
+use crate::{DType, ReadError, TensorId, TensorIndex, TensorInfo, TensorSource, blocks};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
@@ -18,7 +18,7 @@ const ZERO: &str = "weight_zero_point";
 const ORDER: &str = "weight_g_idx";
 
 /// The tensors in which the file keeps `info`, in order; for other types it alone.
-pub(crate) fn parts(info: &TensorInfo) -> Vec<TensorInfo> {
+pub fn parts(info: &TensorInfo) -> Vec<TensorInfo> {
     let (rows, cols) = (info.rows(), info.cols());
     let part = |part: &str, dtype, shape: &[u64]| TensorInfo { name: of(&info.name, part), dtype, shape: shape.to_vec() };
     let groups = cols / info.dtype.block_len() as u64;
@@ -41,7 +41,7 @@ pub(crate) fn parts(info: &TensorInfo) -> Vec<TensorInfo> {
 }
 
 /// The bytes of [`parts`], of all rows of `info` at once, one after the other.
-pub(crate) fn split(info: &TensorInfo, canonical: &[u8]) -> Vec<u8> {
+pub fn split(info: &TensorInfo, canonical: &[u8]) -> Vec<u8> {
     let (block_bytes, by_row) = (info.dtype.block_bytes(), info.dtype.is_scaled_by_row());
     let codes_at = codes_at(info.dtype);
     let blocks = || canonical.chunks_exact(block_bytes);
@@ -65,7 +65,7 @@ pub(crate) fn split(info: &TensorInfo, canonical: &[u8]) -> Vec<u8> {
 }
 
 /// What `config.json` says of a model with these tensors; `None` if none is compressed.
-pub(crate) fn quantization_config(tensors: &[TensorInfo]) -> Option<Value> {
+pub fn quantization_config(tensors: &[TensorInfo]) -> Option<Value> {
     let module = |t: &TensorInfo| t.name.strip_suffix(".weight").map(str::to_owned);
     let mut groups: BTreeMap<DType, Vec<String>> = BTreeMap::new();
     for t in tensors.iter().filter(|t| t.dtype.is_compressed()) {
@@ -126,10 +126,20 @@ fn group(dtype: DType, targets: &[String]) -> Value {
 }
 
 /// The tensors of a file with the parts of each put together.
-pub(crate) struct Joined {
+pub struct Joined {
     source: Arc<dyn TensorSource>,
     index: TensorIndex,
     tensors: Vec<Parts>,
+}
+
+/// Why a tensor cannot be put together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("tensor {tensor}: {reason}")]
+pub struct CompressedError {
+    /// Name in the file.
+    pub tensor: String,
+    /// Why not.
+    pub reason: String,
 }
 
 /// Where the parts of a tensor are.
@@ -139,11 +149,14 @@ enum Parts {
 }
 
 impl Joined {
-    /// The tensors of `source`. An error says which cannot be put together, and why.
-    pub(crate) fn new(source: Arc<dyn TensorSource>) -> Result<Self, (String, String)> {
+    /// The tensors of `source`.
+    ///
+    /// # Errors
+    /// Parts that do not fit together, or not as this release knows it.
+    pub fn new(source: Arc<dyn TensorSource>) -> Result<Self, CompressedError> {
         let (mut infos, mut tensors) = (Vec::new(), Vec::new());
         for (id, info) in source.index().iter() {
-            let refused = |reason: String| (info.name.clone(), reason);
+            let refused = |reason: String| CompressedError { tensor: info.name.clone(), reason };
             let (module, part) = info.name.rsplit_once('.').unwrap_or(("", &info.name));
             let other = |part: &str| source.index().find(&format!("{module}.{part}"));
             let scale = other(SCALE);
@@ -166,7 +179,8 @@ impl Joined {
                 }
             }
         }
-        let index = TensorIndex::new(infos).map_err(|name| (name, "occurs twice".to_owned()))?;
+        let twice = |tensor| CompressedError { tensor, reason: "occurs twice".to_owned() };
+        let index = TensorIndex::new(infos).map_err(twice)?;
         Ok(Self { source, index, tensors })
     }
 
@@ -253,7 +267,7 @@ fn joined(source: &dyn TensorSource, codes: &TensorInfo, scale: TensorId, zero: 
     let info = TensorInfo { name: codes.name.clone(), dtype, shape };
     let groups = cols / dtype.block_len() as u64;
     let fits = if dtype.is_scaled_by_row() {
-        zero.is_none() && [Some(1), Some(rows)].contains(&scale.elements())
+        zero.is_none() && (scale.elements() == Some(1) || scale.shape == [rows, 1])
     } else {
         let zeros = zero.is_none_or(|zero| zero.dtype == DType::I32 && zero.shape == [rows.div_ceil(8), groups]);
         zeros && scale.shape == [rows, groups] && scale.elements() != Some(1)
@@ -299,7 +313,7 @@ fn nibble_byte(row: usize, group: usize, groups: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use coffer_checkpoint::{MemoryAt, SafetensorsFile, safetensors};
+    use crate::{MemoryAt, SafetensorsFile, safetensors};
 
     const NAME: &str = "a.weight";
 
@@ -323,11 +337,19 @@ mod tests {
         bytes
     }
 
-    fn file(tensors: &[TensorInfo], data: &[u8]) -> Arc<dyn TensorSource> {
+    fn bytes_of(tensors: &[TensorInfo], data: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
         safetensors::write_header(&mut bytes, tensors, &BTreeMap::new()).unwrap();
         bytes.extend_from_slice(data);
-        Arc::new(SafetensorsFile::open("m", Arc::new(MemoryAt::new("m", bytes))).unwrap())
+        bytes
+    }
+
+    fn opened(bytes: Vec<u8>) -> Option<Arc<dyn TensorSource>> {
+        Some(Arc::new(SafetensorsFile::open("m", Arc::new(MemoryAt::new("m", bytes))).ok()?))
+    }
+
+    fn file(tensors: &[TensorInfo], data: &[u8]) -> Arc<dyn TensorSource> {
+        opened(bytes_of(tensors, data)).unwrap()
     }
 
     fn rows(source: &dyn TensorSource, rows: Range<u64>) -> Vec<u8> {
@@ -383,8 +405,8 @@ mod tests {
         let part = |name: &str, dtype, shape: &[u64]| TensorInfo { name: name.into(), dtype, shape: shape.to_vec() };
         let refused = |parts: &[TensorInfo], expected: &str| {
             let bytes = parts.iter().map(|p| p.bytes().unwrap()).sum::<u64>() as usize;
-            let (name, reason) = Joined::new(file(parts, &vec![0; bytes])).err().unwrap();
-            assert!(name.starts_with("a.weight") && reason.contains(expected), "{name}: {reason}");
+            let CompressedError { tensor, reason } = Joined::new(file(parts, &vec![0; bytes])).err().unwrap();
+            assert!(tensor.starts_with("a.weight") && reason.contains(expected), "{tensor}: {reason}");
         };
         let packed = part("a.weight_packed", DType::I32, &[4, 8]);
         let scale = |shape: &[u64]| part("a.weight_scale", DType::BF16, shape);
@@ -396,5 +418,30 @@ mod tests {
         refused(&[packed, scale(&[4, 2]), part("a.weight_g_idx", DType::I32, &[64])], "order of their own");
         refused(&[part(NAME, DType::I8, &[4, 20]), scale(&[4, 1])], "do not fit");
         refused(&[part(NAME, DType::BF16, &[4, 32]), scale(&[4, 1])], "BF16");
+    }
+
+    #[test]
+    fn any_change_of_a_byte_is_an_error_or_a_file_that_can_be_read() {
+        let (mut read, mut refused) = (0, 0);
+        for dtype in [DType::W4Z_G32, DType::F8_ROW] {
+            let info = TensorInfo { shape: vec![9, 64], ..info(dtype) };
+            let bytes = bytes_of(&parts(&info), &split(&info, &canonical(&info)));
+            let header = bytes.len() - split(&info, &canonical(&info)).len();
+            for at in 8..header {
+                for flip in [1, 2, 4, 16] {
+                    let mut changed = bytes.clone();
+                    changed[at] ^= flip;
+                    let Some(Ok(joined)) = opened(changed).map(Joined::new) else {
+                        refused += 1;
+                        continue;
+                    };
+                    for (id, info) in joined.index().iter() {
+                        joined.read_rows(id, 0..info.rows(), &mut vec![0; info.bytes().unwrap() as usize]).unwrap();
+                    }
+                    read += 1;
+                }
+            }
+        }
+        assert!(read > 20 && refused > 1000, "{read} read, {refused} refused");
     }
 }
