@@ -189,7 +189,7 @@ fn squares(model: &Model, rounded: &Rounded) -> Result<f64, CompressError> {
         if info.dtype == own.dtype {
             continue;
         }
-        let mut read = |source: &dyn TensorSource, id, info: &coffer_checkpoint::TensorInfo| {
+        let read = |source: &dyn TensorSource, id, info: &coffer_checkpoint::TensorInfo| {
             let mut raw = vec![0; info.row_bytes().unwrap() as usize];
             source.read_rows(id, 0..1, &mut raw).unwrap();
             let mut out = vec![0.0; info.cols() as usize];

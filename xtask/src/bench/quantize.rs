@@ -112,6 +112,10 @@ impl<'a> Quality<'a> {
             let ways =
                 [("imatrix", Some(("--imatrix", &*imatrix))), ("text", Some(("--text", &*self.learned))), ("nothing", None)];
             for (method, learned) in ways {
+                // Of this one the mixture depends on whether columns are known to differ, and so does the size.
+                if kind == "IQ4_XS" && learned.is_none() {
+                    continue;
+                }
                 let ours = self.ours(&format!("{kind}.{method}.gguf"), &["--type", kind], learned)?;
                 let larger = size(&ours)? / size(&theirs)? - 1.0;
                 ensure!(larger.abs() < 0.005, "{kind}: ours is {:+.2} % as large", larger * 100.0);

@@ -1,0 +1,51 @@
+//! The same bytes on every instruction set and every machine: digests of what methods make of the demo model.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must panic")]
+
+use coffer_compress::{
+    Calibration, Curvature,
+    quantize::{self, Inputs, QuantizeParams, Rounded, Scheme},
+};
+use coffer_engine::{Engine, LoadOptions};
+use coffer_kernels::{Isa, KvFormat};
+use coffer_store::{Model, open};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+/// Type, method, digest of the weights. A change of a digest is a new version of the method.
+const GOLDEN: [(Scheme, &str, &str); 3] = [
+    (Scheme::Q3_K_M, "gptq@1", "sha256:246d56d9653927edfdfb7bcc9782a8e8f5abe099f8012f343cdeb092efea6d8e"),
+    (Scheme::W4A16, "gptq@1", "sha256:aadc7ea82fabf036eb76dea328146edec094c85a5ee6e69244bc6cda2626733b"),
+    (Scheme::W4A16_ASYM, "awq@1", "sha256:3e542bb8cc1ae28d54c8459d810efbafd1cb7dc4de29f1a0f9314ca796173876"),
+];
+
+fn opened() -> Model {
+    open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/models/scribe-8m"), &[]).unwrap()
+}
+
+fn curvature(model: &Model, isa: Isa) -> Curvature {
+    let text = "The lamp had burned low, and the clerk went on writing, for the letter was to go by the night mail. ".repeat(12);
+    let calibration = Calibration::new("golden", &text, model.tokenizer.as_ref().unwrap(), 64, 256).unwrap();
+    let options = LoadOptions { isa, threads: 2, context: None, kv_format: KvFormat::F16 };
+    let engine = Engine::load(&model.config, &*model.weights, options, &mut |_, _| ()).unwrap();
+    Curvature::of(&engine, &calibration, &mut |_, _| ()).unwrap()
+}
+
+#[test]
+fn what_is_learned_and_made_of_it_is_the_same_on_every_instruction_set() {
+    let model = opened();
+    for isa in Isa::available() {
+        for (scheme, method, golden) in GOLDEN {
+            let params =
+                QuantizeParams { scheme, types: BTreeMap::new(), requantize: false, inputs: Inputs::Unknown, threads: 2 };
+            let curvature = curvature(&model, isa);
+            let inputs = match method {
+                "awq@1" => Inputs::Equalized(Arc::new(quantize::equalize(&model, &params, curvature, &mut |_, _| ()).unwrap())),
+                _ => Inputs::Curvature(Arc::new(curvature)),
+            };
+            let rounded = Rounded::with(&model, &QuantizeParams { inputs, ..params });
+            assert_eq!(rounded.method(), method);
+            let made = Model { weights: Arc::new(rounded), ..opened() };
+            assert_eq!(made.weights_digest().unwrap().to_string(), golden, "{scheme} by {method} on {isa:?}");
+        }
+    }
+}
