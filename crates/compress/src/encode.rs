@@ -5,6 +5,8 @@
 //! its own values, and the importance of its columns, alone. Vector lanes hold different sub-blocks: there are no
 //! horizontal sums.
 //!
+//! What searches is compiled for each width of vector ([`Wide`]); lanes do the same in each.
+//!
 //! Scales of compressed-tensors are numbers that BF16 holds, which is what its files have.
 //!
 //! Rounding: without importance, Q8_0, Q4_0, Q4_1, Q5_0 and Q5_1 round as ggml's reference encoders do (halves away from
@@ -20,7 +22,9 @@ mod simple;
 mod symmetric;
 
 use coffer_checkpoint::DType;
+use coffer_kernels::{Isa, Wide};
 use half::f16;
+use std::{marker::PhantomData, sync::LazyLock};
 
 /// Encodes `values`, whole blocks, or one row where [a row has one scale](DType::is_scaled_by_row), into `out` as blocks of `dtype`. `weights`, one for each value, 0 or more and finite, say how
 /// much the squared error of each counts; without them all count alike.
@@ -39,9 +43,9 @@ pub fn encode(dtype: DType, values: &[f32], weights: Option<&[f32]>, out: &mut [
         return by_row::encode(dtype, values, out);
     }
     let encoded = match (plain_encoder(dtype), searched_encoder(dtype)) {
-        (_, Some(encode)) if weights.is_some() => encode(values, weights, out),
+        (_, Some(encode)) if weights.is_some() => encode(isa(), values, weights, out),
         (Some(encode), _) => encode(values, out),
-        (None, Some(encode)) => encode(values, None, out),
+        (None, Some(encode)) => encode(isa(), values, None, out),
         (None, None) => return Err(EncodeError::Unsupported(dtype)),
     };
     encoded.map_err(|overflow| overflow.of(dtype, values))
@@ -138,7 +142,7 @@ trait Block<const N: usize, const B: usize>: Sized {
 }
 
 type Plain = fn(&[f32], &mut [u8]) -> Result<(), Overflow>;
-type Searched = fn(&[f32], Option<&[f32]>, &mut [u8]) -> Result<(), Overflow>;
+type Searched = fn(Isa, &[f32], Option<&[f32]>, &mut [u8]) -> Result<(), Overflow>;
 
 /// The encoder of a type that looks at the values alone.
 fn plain_encoder(dtype: DType) -> Option<Plain> {
@@ -185,18 +189,42 @@ fn searched_encoder(dtype: DType) -> Option<Searched> {
 
 /// Searches the scales of each block, then rounds each value on its own.
 fn searched<T: Block<N, B>, const N: usize, const B: usize>(
+    isa: Isa,
     values: &[f32],
     weights: Option<&[f32]>,
     out: &mut [u8],
 ) -> Result<(), Overflow> {
-    each_block::<N, B>(values, weights, out, |x, w, out| {
-        let mut block = T::search(x, w)?;
-        for (i, &v) in x.iter().enumerate() {
-            block.round(i, v);
+    isa.run(Searching::<T, N, B> { values, weights, out, block: PhantomData })
+}
+
+struct Searching<'a, T, const N: usize, const B: usize> {
+    values: &'a [f32],
+    weights: Option<&'a [f32]>,
+    out: &'a mut [u8],
+    block: PhantomData<T>,
+}
+
+impl<T: Block<N, B>, const N: usize, const B: usize> Wide for Searching<'_, T, N, B> {
+    type Output = Result<(), Overflow>;
+
+    #[inline(always)]
+    fn run(self) -> Self::Output {
+        let weights = self.weights.map(|w| w.as_chunks::<N>().0);
+        for (i, (x, out)) in self.values.as_chunks::<N>().0.iter().zip(self.out.as_chunks_mut::<B>().0).enumerate() {
+            let mut block = T::search(x, weights.map(|w| &w[i])).ok_or(Overflow { index: i * N })?;
+            for (i, &v) in x.iter().enumerate() {
+                block.round(i, v);
+            }
+            block.store(out);
         }
-        block.store(out);
-        Some(())
-    })
+        Ok(())
+    }
+}
+
+/// The instruction set that everything runs on. One that is forced and not there was refused where it was first asked for.
+fn isa() -> Isa {
+    static ISA: LazyLock<Isa> = LazyLock::new(|| Isa::detect().unwrap_or(Isa::Scalar));
+    *ISA
 }
 
 type RowSearcher = fn(&[f32], &[f32]) -> Result<Box<dyn Row>, Overflow>;
@@ -211,9 +239,27 @@ fn row_of<T: Block<N, B> + 'static, const N: usize, const B: usize>(
     values: &[f32],
     weights: &[f32],
 ) -> Result<Box<dyn Row>, Overflow> {
-    let blocks = values.as_chunks::<N>().0.iter().zip(weights.as_chunks::<N>().0).enumerate();
-    let blocks = blocks.map(|(i, (x, w))| T::search(x, Some(w)).ok_or(Overflow { index: i * N }));
-    Ok(Box::new(Blocks::<T, N, B>(blocks.collect::<Result<_, _>>()?)))
+    let blocks = isa().run(SearchingRow::<T, N, B> { values, weights, block: PhantomData })?;
+    Ok(Box::new(Blocks::<T, N, B>(blocks)))
+}
+
+struct SearchingRow<'a, T, const N: usize, const B: usize> {
+    values: &'a [f32],
+    weights: &'a [f32],
+    block: PhantomData<T>,
+}
+
+impl<T: Block<N, B>, const N: usize, const B: usize> Wide for SearchingRow<'_, T, N, B> {
+    type Output = Result<Vec<T>, Overflow>;
+
+    #[inline(always)]
+    fn run(self) -> Self::Output {
+        let mut blocks = Vec::with_capacity(self.values.len() / N);
+        for (i, (x, w)) in self.values.as_chunks::<N>().0.iter().zip(self.weights.as_chunks::<N>().0).enumerate() {
+            blocks.push(T::search(x, Some(w)).ok_or(Overflow { index: i * N })?);
+        }
+        Ok(blocks)
+    }
 }
 
 impl<T: Block<N, B>, const N: usize, const B: usize> Row for Blocks<T, N, B> {
@@ -253,12 +299,14 @@ fn each_block<const N: usize, const B: usize>(
 }
 
 /// `value` as `f16`, round to nearest even; `None` if that is infinite.
+#[inline(always)]
 fn to_f16(value: f32) -> Option<f16> {
     Some(f16::from_f32(value)).filter(|h| h.is_finite())
 }
 
 /// The `f16` of least magnitude that is not below `value`'s: a shared scale rounded down would cut off the largest
 /// values, by up to half where `f16` is subnormal. `None` if it is infinite.
+#[inline(always)]
 fn to_f16_outward(value: f32) -> Option<f16> {
     let nearest = f16::from_f32(value);
     let short = nearest.to_f32().abs() < value.abs();
@@ -268,21 +316,51 @@ fn to_f16_outward(value: f32) -> Option<f16> {
 /// 1.5 · 2²³: adding and subtracting it rounds any |v| < 2²² to the nearest integer, halves to even.
 const ROUND: f32 = 12_582_912.0;
 
+#[inline(always)]
 fn round_even(v: f32) -> f32 {
     (v + ROUND) - ROUND
 }
 
 /// The smaller of the two, in the form of one vector instruction (`f32::min` has to look for NaN).
+#[inline(always)]
 fn least(a: f32, b: f32) -> f32 {
     if a < b { a } else { b }
 }
 
+#[inline(always)]
 fn greatest(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
 /// `1/v`, or 0 where that is not finite: so small a scale is 0 in f16 too.
+#[inline(always)]
 fn reciprocal(v: f32) -> f32 {
     let r = 1.0 / v;
     if r.abs() < f32::INFINITY { r } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::noise;
+
+    #[test]
+    fn every_instruction_set_writes_the_same_bytes() {
+        let (values, weights) = (noise(256 * 64, 1), noise(256 * 64, 2).iter().map(|w| w.abs() + 0.01).collect::<Vec<_>>());
+        let mut compared = 0;
+        for dtype in DType::of_weights() {
+            let Some(encode) = searched_encoder(dtype) else { continue };
+            for weights in [None, Some(&weights[..])] {
+                let made = |isa| {
+                    let mut out = vec![0; values.len() / dtype.block_len() * dtype.block_bytes()];
+                    assert!(encode(isa, &values, weights, &mut out).is_ok());
+                    out
+                };
+                let plain = made(Isa::Scalar);
+                assert!(Isa::available().into_iter().all(|isa| made(isa) == plain), "{dtype}");
+                compared += 1;
+            }
+        }
+        assert_eq!(compared, 2 * 15);
+    }
 }

@@ -22,11 +22,13 @@ mod router;
 mod rows;
 mod shared;
 mod simd;
+mod wide;
 
 pub use cpu::Cpu;
 pub use isa::Isa;
 pub use kv::{KvFormat, KvPage, KvShape};
 pub use matrix::{Matrix, MatrixBuilder, MatrixError};
+pub use wide::Wide;
 
 /// Version of the numeric contract; certificates, receipts and variant digests name it.
 pub const CONTRACT: &str = "1";

@@ -13,6 +13,7 @@ use half::f16;
 pub(super) struct Q4K(Super<8>);
 
 impl Block<256, 144> for Q4K {
+    #[inline(always)]
     fn search(x: &[f32; 256], w: Option<&[f32; 256]>) -> Option<Self> {
         Super::of::<32, 15, 63>(x, w).map(Self)
     }
@@ -20,6 +21,7 @@ impl Block<256, 144> for Q4K {
     fn round(&mut self, i: usize, v: f32) -> f32 {
         self.0.round::<32, 15>(i, v)
     }
+    #[inline(always)]
     fn store(&self, out: &mut [u8; 144]) {
         let (header, nibbles) = out.split_at_mut(16);
         self.0.store_header(header);
@@ -31,6 +33,7 @@ impl Block<256, 144> for Q4K {
 pub(super) struct Q5K(Super<8>);
 
 impl Block<256, 176> for Q5K {
+    #[inline(always)]
     fn search(x: &[f32; 256], w: Option<&[f32; 256]>) -> Option<Self> {
         Super::of::<32, 31, 63>(x, w).map(Self)
     }
@@ -38,6 +41,7 @@ impl Block<256, 176> for Q5K {
     fn round(&mut self, i: usize, v: f32) -> f32 {
         self.0.round::<32, 31>(i, v)
     }
+    #[inline(always)]
     fn store(&self, out: &mut [u8; 176]) {
         let (header, rest) = out.split_at_mut(16);
         let (high, nibbles) = rest.split_at_mut(32);
@@ -53,6 +57,7 @@ impl Block<256, 176> for Q5K {
 pub(super) struct Q2K(Super<16>);
 
 impl Block<256, 84> for Q2K {
+    #[inline(always)]
     fn search(x: &[f32; 256], w: Option<&[f32; 256]>) -> Option<Self> {
         Super::of::<16, 3, 15>(x, w).map(Self)
     }
@@ -60,6 +65,7 @@ impl Block<256, 84> for Q2K {
     fn round(&mut self, i: usize, v: f32) -> f32 {
         self.0.round::<16, 3>(i, v)
     }
+    #[inline(always)]
     fn store(&self, out: &mut [u8; 84]) {
         for (o, (s, m)) in out.iter_mut().zip(self.0.s.iter().zip(&self.0.m)) {
             *o = s | m << 4;
@@ -73,6 +79,7 @@ impl Block<256, 84> for Q2K {
 pub(super) struct Q41(Single);
 
 impl Block<32, 20> for Q41 {
+    #[inline(always)]
     fn search(x: &[f32; 32], w: Option<&[f32; 32]>) -> Option<Self> {
         Single::of::<15>(x, w).map(Self)
     }
@@ -80,6 +87,7 @@ impl Block<32, 20> for Q41 {
     fn round(&mut self, i: usize, v: f32) -> f32 {
         self.0.round::<15>(i, v)
     }
+    #[inline(always)]
     fn store(&self, out: &mut [u8; 20]) {
         pack::halves([self.0.d, self.0.m], out);
         pack::nibbles(&self.0.codes, &mut out[4..]);
@@ -90,6 +98,7 @@ impl Block<32, 20> for Q41 {
 pub(super) struct Q51(Single);
 
 impl Block<32, 24> for Q51 {
+    #[inline(always)]
     fn search(x: &[f32; 32], w: Option<&[f32; 32]>) -> Option<Self> {
         Single::of::<31>(x, w).map(Self)
     }
@@ -97,6 +106,7 @@ impl Block<32, 24> for Q51 {
     fn round(&mut self, i: usize, v: f32) -> f32 {
         self.0.round::<31>(i, v)
     }
+    #[inline(always)]
     fn store(&self, out: &mut [u8; 24]) {
         pack::halves([self.0.d, self.0.m], out);
         pack::five_bits(&self.0.codes, &mut out[4..]);
@@ -112,6 +122,7 @@ struct Single {
 
 impl Single {
     /// Codes are 0 to `MAX`; `None` if scale or minimum exceeds `f16`.
+    #[inline(always)]
     fn of<const MAX: u8>(x: &[f32; 32], w: Option<&[f32; 32]>) -> Option<Self> {
         let x = transposed::<1, 32>(x);
         let ([scale], [min]) = match w {
@@ -146,6 +157,7 @@ struct Super<const S: usize> {
 
 impl<const S: usize> Super<S> {
     /// Codes are 0 to `MAX`, scales and minima 0 to `TOP`; `None` if `d` or `dmin` exceeds `f16`.
+    #[inline(always)]
     fn of<const L: usize, const MAX: u8, const TOP: u8>(x: &[f32; 256], w: Option<&[f32; 256]>) -> Option<Self> {
         let x = transposed::<S, L>(x);
         match w {
@@ -154,6 +166,7 @@ impl<const S: usize> Super<S> {
         }
     }
 
+    #[inline(always)]
     fn weighted<const L: usize, const MAX: u8, const TOP: u8>(x: &Transposed<S, L>, w: impl Weights<S, L>) -> Option<Self> {
         let (max, top) = (f32::from(MAX), f32::from(TOP));
         let (scales, mins) = search(x, w, max, true);
@@ -184,6 +197,7 @@ impl<const S: usize> Super<S> {
 
 impl Super<8> {
     /// `d`, `dmin`, scales and minima in 16 bytes.
+    #[inline(always)]
     fn store_header(&self, out: &mut [u8]) {
         pack::halves([self.d, self.dmin], out);
         pack::six_bit_pairs(&self.s, &self.m, &mut out[4..]);
@@ -191,6 +205,7 @@ impl Super<8> {
 }
 
 /// Scale and negated minimum of least squared error for every sub-block; `below_zero`: the minimum must not be above zero.
+#[inline(always)]
 fn search<const S: usize, const L: usize>(
     x: &Transposed<S, L>,
     w: impl Weights<S, L>,
@@ -245,6 +260,7 @@ struct Fit<const S: usize> {
 }
 
 impl<const S: usize> Fit<S> {
+    #[inline(always)]
     fn new<const L: usize>(y: &Transposed<S, L>, w: impl Weights<S, L>, width: f32, max: f32, sums: &Sums<S>) -> Self {
         let mut fit = Self { q: [0.0; S], qq: [0.0; S], qy: [0.0; S], explained: [0.0; S] };
         for (i, y) in y.iter().enumerate() {
@@ -271,6 +287,7 @@ impl<const S: usize> Fit<S> {
         fit
     }
 
+    #[inline(always)]
     fn keep_better(&mut self, other: &Self) {
         for j in 0..S {
             let better = other.explained[j] > self.explained[j];
@@ -283,6 +300,7 @@ impl<const S: usize> Fit<S> {
 
     /// Least-squares scale of lane `j` and its minimum, as a distance below 0. Equal codes leave the scale open: then
     /// the range is spread over all codes.
+    #[inline(always)]
     fn solve(&self, j: usize, sums: &Sums<S>, max: f32) -> (f32, f32) {
         let (n, sum, zero) = (sums.w[j], sums.y[j], sums.zero[j]);
         let det = self.qq[j] * n - self.q[j] * self.q[j];
@@ -307,6 +325,7 @@ struct Shared {
 
 impl Shared {
     /// The scales and minima around the nearest that make the least squared error.
+    #[inline(always)]
     fn best_integers<const S: usize, const L: usize>(
         &self,
         x: &Transposed<S, L>,
@@ -329,6 +348,7 @@ impl Shared {
         (best.0, best.1)
     }
 
+    #[inline(always)]
     fn error<const S: usize, const L: usize>(
         &self,
         x: &Transposed<S, L>,
@@ -350,6 +370,7 @@ impl Shared {
         error
     }
 
+    #[inline(always)]
     fn integer(&self, v: f32) -> f32 {
         round_even(greatest(least(v, self.top), 0.0))
     }
@@ -357,10 +378,12 @@ impl Shared {
 const NEIGHBOURS: [(f32, f32); 8] =
     [(-1.0, -1.0), (-1.0, 0.0), (-1.0, 1.0), (0.0, -1.0), (0.0, 1.0), (1.0, -1.0), (1.0, 0.0), (1.0, 1.0)];
 
+#[inline(always)]
 fn code(above_min: f32, inverse: f32, max: f32) -> f32 {
     round_even(greatest(least(above_min * inverse, max), 0.0))
 }
 
+#[inline(always)]
 fn largest<const S: usize>(v: &Lanes<S>) -> f32 {
     v.iter().fold(0.0, |m, &v| greatest(v, m))
 }

@@ -15,6 +15,7 @@ pub(super) struct Group<const N: usize, const ZERO: bool> {
 }
 
 impl<const N: usize, const B: usize, const ZERO: bool> Block<N, B> for Group<N, ZERO> {
+    #[inline(always)]
     fn search(x: &[f32; N], w: Option<&[f32; N]>) -> Option<Self> {
         let range = Range::of(x);
         if ZERO { Self::best(x, w, range.with_zeros()) } else { Self::best(x, w, range.symmetric()) }
@@ -25,6 +26,7 @@ impl<const N: usize, const B: usize, const ZERO: bool> Block<N, B> for Group<N, 
         self.codes[i] = (q + self.zero) as u8;
         q * self.d
     }
+    #[inline(always)]
     fn store(&self, out: &mut [u8; B]) {
         let (header, nibbles) = out.split_at_mut(B - N / 2);
         header[..4].copy_from_slice(&self.d.to_le_bytes());
@@ -38,6 +40,7 @@ impl<const N: usize, const B: usize, const ZERO: bool> Block<N, B> for Group<N, 
 }
 
 /// `range` in so many steps; nothing where there are none.
+#[inline(always)]
 fn part(range: f32, steps: f32) -> f32 {
     if steps > 0.0 { range / steps } else { 0.0 }
 }
@@ -52,17 +55,20 @@ struct Range {
 }
 
 impl Range {
+    #[inline(always)]
     fn of(x: &[f32]) -> Self {
         Self { low: x.iter().fold(0.0, |m, &v| least(m, v)), high: x.iter().fold(0.0, |m, &v| greatest(m, v)) }
     }
 
     /// Least scales at which nothing is cut off, of either sign, and 8.
+    #[inline(always)]
     fn symmetric(&self) -> [(f32, f32); 2] {
         let &Self { low, high } = self;
         [(greatest(high / 7.0, -low / 8.0), 8.0), (-greatest(-low / 7.0, high / 8.0), 8.0)]
     }
 
     /// The ideal zero point and those beside it, and the least scales at which nothing is cut off.
+    #[inline(always)]
     fn with_zeros(&self) -> [(f32, f32); 3] {
         let &Self { low, high } = self;
         let ideal = round_even(-low * reciprocal((high - low) / MOST));
@@ -76,6 +82,7 @@ impl Range {
 impl<const N: usize, const ZERO: bool> Group<N, ZERO> {
     /// The best of scales from a little above those of `candidates`, each with a zero point, down to two thirds of them.
     /// `None` if codes exceed `f32`.
+    #[inline(always)]
     fn best<const C: usize>(x: &[f32; N], w: Option<&[f32; N]>, candidates: [(f32, f32); C]) -> Option<Self> {
         let w = w.unwrap_or(&[1.0; N]);
         let mut best = (f32::MAX, 0.0, candidates[0].1);
@@ -104,6 +111,7 @@ fn code(v: f32, zero: f32) -> f32 {
 }
 
 /// `None` if a code would stand for infinity.
+#[inline(always)]
 fn to_bf16(d: f32) -> Option<f32> {
     Some(bf16::from_f32(d).to_f32()).filter(|d| (d * MOST).is_finite())
 }
@@ -112,6 +120,7 @@ fn to_bf16(d: f32) -> Option<f32> {
 const LANES: usize = 16;
 
 /// The scale of least squared error for the codes that `scale` gives.
+#[inline(always)]
 fn fitted<const N: usize>(x: &[f32; N], w: &[f32; N], scale: f32, zero: f32) -> f32 {
     let inverse = reciprocal(scale);
     let (mut qx, mut qq) = ([0.0f32; LANES], [0.0f32; LANES]);
@@ -127,6 +136,7 @@ fn fitted<const N: usize>(x: &[f32; N], w: &[f32; N], scale: f32, zero: f32) -> 
 }
 
 /// The squared error that is really made.
+#[inline(always)]
 fn error<const N: usize>(x: &[f32; N], w: &[f32; N], d: f32, zero: f32) -> f32 {
     let inverse = reciprocal(d);
     let mut sums = [0.0f32; LANES];
@@ -139,6 +149,7 @@ fn error<const N: usize>(x: &[f32; N], w: &[f32; N], d: f32, zero: f32) -> f32 {
     sum(&sums)
 }
 
+#[inline(always)]
 fn sum(lanes: &[f32; LANES]) -> f32 {
     lanes.iter().sum()
 }

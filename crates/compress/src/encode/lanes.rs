@@ -5,11 +5,13 @@ pub(super) type Lanes<const S: usize> = [f32; S];
 /// Value `i` of every sub-block, for each `i` below their length `L`.
 pub(super) type Transposed<const S: usize, const L: usize> = [Lanes<S>; L];
 
+#[inline(always)]
 pub(super) fn lanes<const S: usize>(f: impl Fn(usize) -> f32) -> Lanes<S> {
     std::array::from_fn(f)
 }
 
 /// `S · L` values, sub-block after sub-block.
+#[inline(always)]
 pub(super) fn transposed<const S: usize, const L: usize>(x: &[f32]) -> Transposed<S, L> {
     std::array::from_fn(|i| lanes(|j| x[j * L + i]))
 }

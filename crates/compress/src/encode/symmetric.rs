@@ -14,6 +14,7 @@ use half::f16;
 pub(super) struct Q6K(Super<16>);
 
 impl Block<256, 210> for Q6K {
+    #[inline(always)]
     fn search(x: &[f32; 256], w: Option<&[f32; 256]>) -> Option<Self> {
         Super::of::<16, Whole<32>, 128>(x, w).map(Self)
     }
@@ -21,6 +22,7 @@ impl Block<256, 210> for Q6K {
     fn round(&mut self, i: usize, v: f32) -> f32 {
         self.0.round::<16, Whole<32>>(i, v)
     }
+    #[inline(always)]
     fn store(&self, out: &mut [u8; 210]) {
         pack::six_bits_by_128(&self.0.codes.map(|q| (q + 32.0) as u8), &mut out[..192]);
         for (o, s) in out[192..].iter_mut().zip(self.0.s) {
@@ -34,6 +36,7 @@ impl Block<256, 210> for Q6K {
 pub(super) struct Q3K(Super<16>);
 
 impl Block<256, 110> for Q3K {
+    #[inline(always)]
     fn search(x: &[f32; 256], w: Option<&[f32; 256]>) -> Option<Self> {
         Super::of::<16, Whole<4>, 32>(x, w).map(Self)
     }
@@ -41,6 +44,7 @@ impl Block<256, 110> for Q3K {
     fn round(&mut self, i: usize, v: f32) -> f32 {
         self.0.round::<16, Whole<4>>(i, v)
     }
+    #[inline(always)]
     fn store(&self, out: &mut [u8; 110]) {
         let codes = self.0.codes.map(|q| (q + 4.0) as u8);
         let (high, rest) = out.split_at_mut(32);
@@ -57,6 +61,7 @@ impl Block<256, 110> for Q3K {
 pub(super) struct Iq4Xs(Super<8>);
 
 impl Block<256, 136> for Iq4Xs {
+    #[inline(always)]
     fn search(x: &[f32; 256], w: Option<&[f32; 256]>) -> Option<Self> {
         Super::of::<32, Curve, 32>(x, w).map(Self)
     }
@@ -64,6 +69,7 @@ impl Block<256, 136> for Iq4Xs {
     fn round(&mut self, i: usize, v: f32) -> f32 {
         self.0.round::<32, Curve>(i, v)
     }
+    #[inline(always)]
     fn store(&self, out: &mut [u8; 136]) {
         let s = self.0.s.map(|s| (s + 32) as u8);
         let high = s.iter().enumerate().fold(0u16, |h, (i, s)| h | u16::from(s >> 4) << (2 * i));
@@ -82,6 +88,7 @@ impl Block<256, 136> for Iq4Xs {
 pub(super) struct Iq4Nl(Single);
 
 impl Block<32, 18> for Iq4Nl {
+    #[inline(always)]
     fn search(x: &[f32; 32], w: Option<&[f32; 32]>) -> Option<Self> {
         Single::of::<Curve>(x, w).map(Self)
     }
@@ -89,6 +96,7 @@ impl Block<32, 18> for Iq4Nl {
     fn round(&mut self, i: usize, v: f32) -> f32 {
         self.0.round::<Curve>(i, v)
     }
+    #[inline(always)]
     fn store(&self, out: &mut [u8; 18]) {
         pack::halves([self.0.d], out);
         pack::nibbles(&self.0.codes.map(Curve::index), &mut out[2..]);
@@ -99,6 +107,7 @@ impl Block<32, 18> for Iq4Nl {
 pub(super) struct Q40(Single);
 
 impl Block<32, 18> for Q40 {
+    #[inline(always)]
     fn search(x: &[f32; 32], w: Option<&[f32; 32]>) -> Option<Self> {
         Single::of::<Whole<8>>(x, w).map(Self)
     }
@@ -106,6 +115,7 @@ impl Block<32, 18> for Q40 {
     fn round(&mut self, i: usize, v: f32) -> f32 {
         self.0.round::<Whole<8>>(i, v)
     }
+    #[inline(always)]
     fn store(&self, out: &mut [u8; 18]) {
         pack::halves([self.0.d], out);
         pack::nibbles(&self.0.codes.map(|q| (q + 8.0) as u8), &mut out[2..]);
@@ -116,6 +126,7 @@ impl Block<32, 18> for Q40 {
 pub(super) struct Q50(Single);
 
 impl Block<32, 22> for Q50 {
+    #[inline(always)]
     fn search(x: &[f32; 32], w: Option<&[f32; 32]>) -> Option<Self> {
         Single::of::<Whole<16>>(x, w).map(Self)
     }
@@ -123,6 +134,7 @@ impl Block<32, 22> for Q50 {
     fn round(&mut self, i: usize, v: f32) -> f32 {
         self.0.round::<Whole<16>>(i, v)
     }
+    #[inline(always)]
     fn store(&self, out: &mut [u8; 22]) {
         pack::halves([self.0.d], out);
         pack::five_bits(&self.0.codes.map(|q| (q + 16.0) as u8), &mut out[2..]);
@@ -137,6 +149,7 @@ struct Single {
 
 impl Single {
     /// `None` if the scale exceeds `f16`.
+    #[inline(always)]
     fn of<C: Codes>(x: &[f32; 32], w: Option<&[f32; 32]>) -> Option<Self> {
         let x = transposed::<1, 32>(x);
         let [scale] = match w {
@@ -167,6 +180,7 @@ struct Super<const S: usize> {
 
 impl<const S: usize> Super<S> {
     /// Scales are −`BOUND` to `BOUND` − 1; `None` if `d` exceeds `f16`.
+    #[inline(always)]
     fn of<const L: usize, C: Codes, const BOUND: u8>(x: &[f32; 256], w: Option<&[f32; 256]>) -> Option<Self> {
         let x = transposed::<S, L>(x);
         match w {
@@ -175,6 +189,7 @@ impl<const S: usize> Super<S> {
         }
     }
 
+    #[inline(always)]
     fn weighted<const L: usize, C: Codes>(x: &Transposed<S, L>, w: impl Weights<S, L>, bound: f32) -> Option<Self> {
         let scales = search::<C, S, L>(x, w);
         let largest = scales.iter().fold(0.0f32, |m, &s| if s.abs() > m.abs() { s } else { m });
@@ -224,6 +239,7 @@ struct Curve;
 
 impl Curve {
     /// The index of a value of the table.
+    #[inline(always)]
     fn index(value: f32) -> u8 {
         IQ4_VALUES.iter().fold(0, |i, &v| i + u8::from(value > f32::from(v)))
     }
@@ -247,6 +263,7 @@ impl Codes for Curve {
 }
 
 /// Scale of least squared error for every sub-block.
+#[inline(always)]
 fn search<C: Codes, const S: usize, const L: usize>(x: &Transposed<S, L>, w: impl Weights<S, L>) -> Lanes<S> {
     let extreme = x.iter().fold([0.0f32; S], |m, v| lanes(|j| if v[j].abs() > m[j].abs() { v[j] } else { m[j] }));
     let unit = extreme.map(reciprocal);
@@ -269,6 +286,7 @@ fn search<C: Codes, const S: usize, const L: usize>(x: &Transposed<S, L>, w: imp
 const SMALL: f32 = 1e-8;
 
 /// Weighted sums of products of codes and values, and of squared codes.
+#[inline(always)]
 fn sums<C: Codes, const S: usize, const L: usize>(
     y: &Transposed<S, L>,
     w: impl Weights<S, L>,
@@ -288,6 +306,7 @@ fn sums<C: Codes, const S: usize, const L: usize>(
 }
 
 /// The scales around the nearest that make the least squared error.
+#[inline(always)]
 fn best_integers<C: Codes, const S: usize, const L: usize>(
     x: &Transposed<S, L>,
     w: impl Weights<S, L>,
@@ -311,6 +330,7 @@ fn best_integers<C: Codes, const S: usize, const L: usize>(
     best.0
 }
 
+#[inline(always)]
 fn error<C: Codes, const S: usize, const L: usize>(
     x: &Transposed<S, L>,
     w: impl Weights<S, L>,
