@@ -118,13 +118,14 @@ fn w4(block: &[u8], out: &mut [f32]) {
 
 /// d: f32, the zero point, then nibbles as in W4.
 fn w4z(block: &[u8], out: &mut [f32]) {
-    nibbles(f32_at(block, 0), block[4] as i8, &block[5..], out);
+    nibbles(f32_at(block, 0), block[4], &block[5..], out);
 }
 
-fn nibbles(d: f32, zero: i8, bytes: &[u8], out: &mut [f32]) {
+fn nibbles(d: f32, zero: u8, bytes: &[u8], out: &mut [f32]) {
+    let value = |code: u8| f32::from(i16::from(code) - i16::from(zero)) * d;
     for (pair, &byte) in out.chunks_exact_mut(2).zip(bytes) {
-        pair[0] = f32::from((byte & 15) as i8 - zero) * d;
-        pair[1] = f32::from((byte >> 4) as i8 - zero) * d;
+        pair[0] = value(byte & 15);
+        pair[1] = value(byte >> 4);
     }
 }
 
