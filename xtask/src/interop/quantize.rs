@@ -92,8 +92,9 @@ pub(crate) fn compressed(peers: &Peers, folder: &Path) -> Result<Outcome> {
         run(peers.coffer("quantize")?.arg(&scribe).args(["--type", scheme, "--no-eval", "-o"]).arg(&ours))?;
         run(peers.coffer("convert")?.arg(&ours).args(["--dtype", "f32", "-o"]).arg(&gguf))?;
         run(peers.coffer("convert")?.arg(&gguf).arg("-o").arg(&plain))?;
-        let found = python(peers, "decompress.py", &[&ours, &plain])?;
-        let (same, divergence) = found.split_once(' ').context("two numbers")?;
+        let mut python = Command::new(peers.compressing_python()?);
+        let found = output(python.arg(peers.script("decompress.py")).args([&ours, &plain]))?;
+        let (same, divergence) = found.trim().split_once(' ').context("two numbers")?;
         let (same, divergence): (usize, f64) = (same.parse()?, divergence.parse()?);
         ensure!(same == 56 && divergence < allowed, "{scheme}: {same} weights are the same, divergence {divergence}");
         weights += same;
@@ -113,7 +114,7 @@ const COMPRESSED: [(&str, f64); 6] =
 
 /// What llmcompressor makes of a model in W4A16: `rtn`, or `gptq` from so many tokens of a text.
 pub(crate) fn llmcompressor(peers: &Peers, model: &Path, method: &str, text: &Path, tokens: usize, out: &Path) -> Result<()> {
-    let mut python = Command::new(peers.python()?);
+    let mut python = Command::new(peers.compressing_python()?);
     python.arg(peers.script("compress.py")).arg(model).arg(method).arg(text).arg(tokens.to_string()).arg(out);
     output(&mut python).map(drop)
 }
