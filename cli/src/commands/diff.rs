@@ -44,7 +44,9 @@ struct Found {
 /// Compares.
 pub(crate) fn run(args: Args) -> Result<()> {
     let model = args.model.open()?;
-    let other = coffer_store::open(&args.other, args.model.identities.load_for(&args.other)?)?;
+    // Under the same demands as the model.
+    let files = args.model.signed.demanded.files(&args.other, args.model.identities.load_for(&args.other)?)?;
+    let other = coffer_store::open_files(&args.other, files)?;
     let mut progress = args.work.progress("comparing");
     let tensors = differences(&*model.weights, &*other.weights, &mut |done, total| progress.update(done, total))?;
     drop(progress);
