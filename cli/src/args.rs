@@ -69,6 +69,7 @@ pub(crate) enum Command {
     Prune(commands::prune::Args),
     Imatrix(commands::imatrix::Args),
     Quantize(commands::quantize::Args),
+    Gather(commands::gather::Args),
     Keygen(commands::keygen::Args),
     Seal(commands::seal::Args),
     Open(commands::open::Args),

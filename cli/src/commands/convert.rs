@@ -80,7 +80,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         Float::Bf16 => DType::BF16,
     });
     let mut progress = Progress::bytes(args.progress, "converting");
-    let output = Destination { path: &args.output, recipients: &recipients };
+    let output = Destination { path: &args.output, recipients: &recipients, work: None };
     let weight_bytes = coffer_store::convert(&model, output, target, dtype, &mut |done, total| progress.update(done, total))?;
     drop(progress);
     let container = if target == Target::Gguf { "GGUF" } else { "Hugging Face directory" };

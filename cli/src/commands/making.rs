@@ -7,6 +7,7 @@ use crate::{
 };
 use anyhow::Result;
 use coffer_compress::{Plan, Summary};
+use coffer_store::{Model, WorkId};
 use std::path::Path;
 
 /// Flags of every command that makes a model.
@@ -51,8 +52,17 @@ impl Flags {
             return output::json(summary);
         }
         outln!("{}: {}", out.display(), describe(summary));
+        if summary.kept > 0 {
+            outln!("{} of the tensors were there from an interrupted run", summary.kept);
+        }
         Ok(())
     }
+}
+
+/// Identity of the work of making something of `model`, so that the same, interrupted, can go on.
+pub(crate) fn work_id(model: &Model, how: &impl serde::Serialize) -> Option<WorkId> {
+    let (stamp, how) = (model.stamp?, serde_json::to_vec(how).ok()?);
+    Some(WorkId::of(&[env!("CARGO_PKG_VERSION").as_bytes(), &stamp.0, &how]))
 }
 
 /// Bytes before and after, bits per weight, types.

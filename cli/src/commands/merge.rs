@@ -33,7 +33,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         return args.making.planned(&merge::plan(&args.recipe, &open, threads)?);
     }
     let mut progress = args.making.progress("merging");
-    let output = Destination { path: &args.output, recipients: &recipients };
+    let output = Destination { path: &args.output, recipients: &recipients, work: None };
     let summary = merge::merge(&args.recipe, output, &open, threads, &mut |done, total| progress.update(done, total))?;
     drop(progress);
     args.making.made(&args.output, &summary)

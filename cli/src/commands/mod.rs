@@ -8,6 +8,7 @@ pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod eval;
 pub(crate) mod exec;
+pub(crate) mod gather;
 pub(crate) mod generate;
 pub(crate) mod imatrix;
 pub(crate) mod inspect;
@@ -17,6 +18,7 @@ pub(crate) mod keys;
 pub(crate) mod making;
 pub(crate) mod merge;
 pub(crate) mod open;
+pub(crate) mod outcome;
 pub(crate) mod prune;
 pub(crate) mod push;
 pub(crate) mod quantize;
@@ -44,6 +46,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Prune(args) => prune::run(args),
         Command::Imatrix(args) => imatrix::run(args),
         Command::Quantize(args) => quantize::run(args),
+        Command::Gather(args) => gather::run(args),
         Command::Keygen(args) => keygen::run(args),
         Command::Seal(args) => seal::run(args),
         Command::Open(args) => open::run(args),

@@ -33,7 +33,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     if args.making.dry_run {
         return args.making.planned(&prune::plan(&model, &params)?);
     }
-    let output = Destination { path: &args.output, recipients: &recipients };
+    let output = Destination { path: &args.output, recipients: &recipients, work: None };
     let mut progress = args.making.progress("pruning");
     let summary = prune::prune(&model, output, &params, &mut |done, total| progress.update(done, total))?;
     drop(progress);

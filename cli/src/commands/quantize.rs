@@ -1,36 +1,31 @@
 //! `coffer quantize`: fewer bits per weight, as GGUF or for vLLM.
 
 mod automatic;
-mod gate;
+mod part;
 
 use crate::{
-    commands::making,
+    commands::{
+        making,
+        outcome::{self, HeldOut, Made},
+    },
     exit::Usage,
     learning::{self, Cut, Text},
     model_input::ModelArgs,
-    output,
-    recipients::SealTo,
-    remote::Output,
-    unfinished::{Unfinished, absent},
 };
 use anyhow::Result;
 use automatic::Automatic;
 use coffer_checkpoint::DType;
 use coffer_compress::{
-    CompressError, Summary,
+    CompressError,
     quantize::{self, Inputs, Pin, QuantizeParams, Rounded, Scheme},
+    shard::Part,
 };
 use coffer_evidence::{
-    Receipt,
+    Recipe,
     receipt::{Learned, Parameters},
 };
-use coffer_store::{Destination, Model};
-use gate::{Gate, HeldOut, Loss, Measurement};
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use coffer_store::Model;
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 /// Write a model with fewer bits per weight, as a GGUF file or for vLLM. The bytes are the same on every machine.
 #[derive(clap::Args)]
@@ -45,9 +40,6 @@ pub(crate) struct Args {
     /// Give every matrix in whose name PATTERN (a regular expression) is found this type; of several the first decides
     #[arg(long, value_name = "PATTERN=TYPE")]
     pin: Vec<Pin>,
-    /// GGUF file or, for vLLM, directory to write, or bundle with --seal-to; must not exist
-    #[arg(short, long, value_name = "OUT")]
-    output: Output,
     /// Accept a source that is quantized already: what it lost stays lost
     #[arg(long)]
     requantize: bool,
@@ -62,81 +54,65 @@ pub(crate) struct Args {
     method: String,
     #[command(flatten)]
     cut: Cut,
+    /// Write only part I, counted from 0, of N, into OUT.shard-I-of-N; `coffer gather` puts the parts of several processes together
+    #[arg(
+        long,
+        value_name = "I/N",
+        conflicts_with_all = ["target_size", "target_bpw", "eval_text", "policy", "max_kl", "min_same_top", "receipt"]
+    )]
+    shard: Option<Part>,
     #[command(flatten)]
-    gate: Gate,
-    /// Write how the result was made, so that anyone can make it again (`coffer verify RECEIPT --re-execute`); must not exist
-    #[arg(long, value_name = "RECEIPT.json")]
-    receipt: Option<PathBuf>,
-    #[command(flatten)]
-    seal: SealTo,
-    #[command(flatten)]
-    making: making::Flags,
+    outcome: outcome::Flags,
 }
 
 /// Quantizes.
 pub(crate) fn run(args: Args) -> Result<()> {
-    let (recipients, work) = (args.seal.recipients()?, args.making.work);
+    let outcome::Flags { making, gate, .. } = &args.outcome;
     let model = args.model.open()?;
     // What is wrong with the request is said before anything takes long. Types depend on whether columns are known to differ.
     let mut types = quantize::pinned(&model, args.scheme(), &args.pin)?;
     let learns = args.imatrix.is_some() || args.text.is_some();
     let placeholder = if learns { Inputs::Importance(Arc::default()) } else { Inputs::Unknown };
     let plan = quantize::plan(&model, &args.params(&types, placeholder)).map_err(with_flag)?;
-    let goal = args.automatic.goal(args.gate.max_kl).filter(|_| args.scheme.is_none());
+    let goal = args.automatic.goal(gate.max_kl).filter(|_| args.scheme.is_none());
     if goal.is_some() && args.method != "gptq" {
         return Err(Usage(format!("--method {} fits the weights to their types: name them with --type", args.method)).into());
     }
-    if args.making.dry_run && goal.is_none() {
-        return args.making.planned(&plan);
+    if making.dry_run && goal.is_none() {
+        return making.planned(&plan);
     }
-    if !args.making.dry_run {
-        absent(&args.output)?;
-    }
-    let receipt = args.receipt.as_deref().map(Unfinished::beside_nothing).transpose()?;
-
-    let measurement = args.gate.prepare(&model, &args.model.identities, !recipients.is_empty())?;
+    let outcome = args.shard.is_none().then(|| args.outcome.prepare(&model, &args.model.identities)).transpose()?;
+    let recipients = args.outcome.seal.recipients()?;
 
     let Learning { inputs, learned, held_out, shown } = args.learn(&model, &types)?;
     let mut params = args.params(&types, inputs);
     if let Some(goal) = goal {
-        let mixture = automatic::mixture(&model, &params, goal, &shown, work)?;
+        let mixture = automatic::mixture(&model, &params, goal, &shown, making.work)?;
         types.extend(mixture.types);
         params.types.clone_from(&types);
     }
     let plan = quantize::plan(&model, &params)?;
-    if args.making.dry_run {
-        return args.making.planned(&plan);
+    if making.dry_run {
+        return making.planned(&plan);
     }
-    let rounded = Rounded::with(&model, &params);
-    let measure = |m: Measurement| m.of(&model, &rounded, &plan.summary, held_out, work);
-    let loss = measurement.map(measure).transpose()?;
-    let place = loss.as_ref().map_or_else(|| Ok(args.output.to_path_buf()), |loss| loss.place(&args.output))?;
-    let output = Destination { path: &place, recipients: &recipients };
-    let mut progress = args.making.progress("quantizing");
-    let made = quantize::quantize(&model, output, &params, &mut |done, total| progress.update(done, total));
-    let summary = made.map_err(with_flag)?;
-    drop(progress);
-    if let Some(file) = receipt {
-        let types = types.iter().map(|(name, dtype)| (name.clone(), dtype.name())).collect();
-        let parameters = Parameters { scheme: args.scheme().to_string(), types, requantize: args.requantize };
-        let source = model.weights_digest()?;
-        // A sealed result cannot be read back without a key of its recipients.
-        let result = if recipients.is_empty() {
-            coffer_store::open(&place, &[])?.weights_digest()?
-        } else {
-            Model { weights: Arc::new(rounded), ..model }.weights_digest()?
-        };
-        let mut receipt = Receipt::new(coffer_kernels::CONTRACT, summary.method, parameters, source, learned, result);
-        receipt.lost = loss.as_ref().map(serde_json::to_value).transpose()?;
-        file.finish_new(receipt.to_json().as_bytes())?;
-    }
-    if work.json {
-        output::json(&Made { output: &place, summary: &summary, lost: loss.as_ref() })?;
-    } else {
-        args.making.made(&place, &summary)?;
-        loss.iter().for_each(Loss::print);
-    }
-    loss.map_or(Ok(()), |loss| loss.verdict(&place))
+    let recipe = args.recipe(plan.summary.method, &types, learned);
+    let Some(outcome) = outcome else {
+        let (Some(part), identities) = (args.shard, args.model.identities.load()?) else { return Ok(()) };
+        return part::write((&model, &params), (part, recipe), &args.outcome.output, (identities, &recipients), *making);
+    };
+    outcome.write(
+        "quantizing",
+        Made {
+            weights: Arc::new(Rounded::with(&model, &params)),
+            plan,
+            work: making::work_id(&model, &recipe),
+            recipe,
+            source: None,
+            held_out,
+            write: &mut |model, out, progress| quantize::quantize(model, out, &params, progress),
+            model,
+        },
+    )
 }
 
 /// What a method is given.
@@ -161,8 +137,14 @@ impl Args {
             types: types.clone(),
             requantize: self.requantize,
             inputs,
-            threads: self.making.threads(),
+            threads: self.outcome.making.threads(),
         }
+    }
+
+    fn recipe(&self, method: &str, types: &BTreeMap<String, DType>, learned: Option<Learned>) -> Recipe {
+        let types = types.iter().map(|(name, dtype)| (name.clone(), dtype.name())).collect();
+        let parameters = Parameters { scheme: self.scheme().to_string(), types, requantize: self.requantize };
+        Recipe { contract: coffer_kernels::CONTRACT.to_owned(), method: method.to_owned(), parameters, learned }
     }
 
     fn learn(&self, model: &Model, types: &BTreeMap<String, DType>) -> Result<Learning> {
@@ -174,22 +156,13 @@ impl Args {
             return Ok(Learning { inputs: Inputs::Unknown, learned: None, held_out: None, shown: HeldOut::built_in() });
         };
         let text = Text::read(path, &self.model.identities)?;
-        let (bytes, held_out) = self.gate.split(path, text.text());
-        let (curvature, learned) = text.learn(bytes, self.cut.of(model), model, self.making.work)?;
+        let (bytes, held_out) = self.outcome.gate.split(path, text.text());
+        let (curvature, learned) = text.learn(bytes, self.cut.of(model), model, self.outcome.making.work)?;
         let placeholder = self.params(types, Inputs::Unknown);
-        let inputs = learning::inputs(&self.method, curvature, model, &placeholder, self.making.work)?;
+        let inputs = learning::inputs(&self.method, curvature, model, &placeholder, self.outcome.making.work)?;
         let shown = HeldOut { name: path.display().to_string(), text: text.text()[..bytes].to_owned() };
         Ok(Learning { inputs, learned: Some(learned), held_out, shown })
     }
-}
-
-/// For programs.
-#[derive(serde::Serialize)]
-struct Made<'a> {
-    output: &'a Path,
-    #[serde(flatten)]
-    summary: &'a Summary,
-    lost: Option<&'a Loss>,
 }
 
 /// Names the flag where the library names what it allows.

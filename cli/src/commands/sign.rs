@@ -10,10 +10,10 @@ use crate::{
     work::Work,
 };
 use anyhow::Result;
-use coffer_evidence::signature::{Signer, Statement};
+use coffer_evidence::signature::{Ignored, Signer, Statement};
 use coffer_seal::signing::{Certificate, SigningKey};
 use coffer_store::signed::{Look, statement};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Sign a model: a directory, a GGUF file, or a sealed one (its content, not its encryption). The signature follows OpenSSF Model
 /// Signing v1, which `coffer verify` and `model_signing verify` check.
@@ -54,11 +54,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
     if args.output.is_dir() {
         return Err(Usage(format!("{}: is a directory; name the file to write with -o", args.output.display())).into());
     }
-    crate::hygiene::protect();
-    let key = SigningKey::read(&args.key)?;
-    let fingerprint = key.verifying_key()?.fingerprint();
-    let chain = args.certificate_chain.iter().map(|path| Certificate::read(path)).collect::<Result<Vec<_>, _>>()?.concat();
-    let signer = Signer::new(key, chain)?;
+    let signer = signer(&args.key, &args.certificate_chain)?;
+    let fingerprint = signer.key()?.fingerprint();
     let identities = args.identities.load_for(&args.path)?;
     let ignored = ignored(&args.path, &args.output, &args.ignore_paths);
     let look = Look { identities, ignored: &ignored, ignore_unsigned: false, threads: args.work.threads() };
@@ -67,6 +64,23 @@ pub(crate) fn run(args: Args) -> Result<()> {
     drop(progress);
     Unfinished::beside(&args.output)?.finish(signer.sign(&statement)?.as_bytes())?;
     tell(&args, fingerprint, &statement)
+}
+
+/// Whoever has the private key `key`, for whom the certificates vouch.
+pub(crate) fn signer(key: &Path, certificate_chain: &[PathBuf]) -> Result<Signer> {
+    crate::hygiene::protect();
+    let key = SigningKey::read(key)?;
+    let chain = certificate_chain.iter().map(|path| Certificate::read(path)).collect::<Result<Vec<_>, _>>()?.concat();
+    Ok(Signer::new(key, chain)?)
+}
+
+/// Signs a plain file into FILE.sig, where signatures are looked for.
+pub(crate) fn beside(file: &Path, signer: &Signer) -> Result<()> {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".sig");
+    let look = Look { identities: &[], ignored: &Ignored::new([]), ignore_unsigned: false, threads: 1 };
+    let statement = statement(file, &look, &mut |_, _| {}).map_err(refused)?;
+    Unfinished::beside(Path::new(&name))?.finish(signer.sign(&statement)?.as_bytes())
 }
 
 fn tell(args: &Args, key: String, statement: &Statement) -> Result<()> {

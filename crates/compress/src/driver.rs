@@ -25,6 +25,13 @@ pub struct Summary {
     pub bits_per_weight: f64,
     /// How many tensors there are of each type.
     pub types: BTreeMap<String, usize>,
+    /// Tensors that an interrupted run had left.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub kept: usize,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 /// What a method would make and what that takes.
@@ -74,14 +81,16 @@ pub fn plan(method: &dyn Method, bytes_in: u64, threads: usize) -> Result<Plan, 
     let bits_per_weight = bytes_out as f64 * 8.0 / weights.max(1) as f64;
     let largest = tasks.iter().map(|t| t.unit_bytes).max().unwrap_or(0);
     let summary =
-        Summary { method: method.entry().id, tensors: outputs.len(), weights, bytes_in, bytes_out, bits_per_weight, types };
+        Summary { method: method.entry().id, tensors: outputs.len(), weights, bytes_in, bytes_out, bits_per_weight, types, kept: 0 };
     Ok(Plan { summary, steps, peak_memory: largest.saturating_mul(threads.max(1) as u64), outputs })
 }
 
-/// Runs `method` on `threads` threads and writes a model like `like` to `out`.
+/// Runs `method` on `threads` threads and writes a model like `like` to `out`, from where an interrupted run of the same work
+/// left it.
 ///
 /// # Errors
-/// Returns the first error in the order of the output; nothing is left at `out` then.
+/// Returns the first error in the order of the output. Nothing is left at `out` then; if reading or writing failed, what is
+/// whole is left beside it for the same work to go on with.
 pub(crate) fn execute(
     method: &dyn Method,
     like: &Model,
@@ -90,20 +99,29 @@ pub(crate) fn execute(
     threads: usize,
     progress: &mut Progress<'_>,
 ) -> Result<Summary, CompressError> {
-    let plan = plan(method, bytes_in, threads)?;
+    let Plan { mut summary, .. } = plan(method, bytes_in, threads)?;
     let tasks = method.plan()?;
     let tensors: Vec<TensorInfo> = tasks.iter().map(|t| t.output.clone()).collect();
     let mut writer = ModelWriter::create(out, target, like, &tensors)?;
-    let (mut done, total) = (0, tensors.iter().filter_map(TensorInfo::bytes).sum());
+    summary.kept = writer.kept();
+    let bytes = |tensors: &[TensorInfo]| -> u64 { tensors.iter().filter_map(TensorInfo::bytes).sum() };
+    let (mut done, total) = (bytes(&tensors[..summary.kept]), bytes(&tensors));
     progress(done, total);
-    run(method, &tasks, threads, &mut |bytes| {
+    let made = run(method, &tasks[summary.kept..], threads, &mut |bytes| {
         writer.write(bytes)?;
         done += bytes.len() as u64;
         progress(done, total);
         Ok(())
-    })?;
+    });
+    if let Err(error) = made {
+        let outside = matches!(error, CompressError::Store(_) | CompressError::Read(_));
+        return Err(match outside.then(|| writer.leave()).flatten() {
+            Some(left) => CompressError::Interrupted { left: left.display().to_string(), error: Box::new(error) },
+            None => error,
+        });
+    }
     writer.finish()?;
-    Ok(plan.summary)
+    Ok(summary)
 }
 
 /// Bytes of all tensors of `source`.

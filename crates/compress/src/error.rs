@@ -14,6 +14,15 @@ pub enum CompressError {
     /// A model could not be opened or written.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A source could not be read, or a model written, to its end.
+    #[error("{error}; what was made is kept in {left}: the same command goes on from there, and removing it is safe")]
+    Interrupted {
+        /// Where it is.
+        left: String,
+        /// What went wrong.
+        #[source]
+        error: Box<CompressError>,
+    },
     /// A recipe cannot be followed.
     #[error(transparent)]
     Recipe(#[from] RecipeError),
@@ -115,6 +124,12 @@ pub enum CompressError {
     /// An importance matrix that does not fit the model.
     #[error("importance matrix: {reason}")]
     ForeignImportance {
+        /// What does not fit.
+        reason: String,
+    },
+    /// Shards that are not one model.
+    #[error("shards: {reason}")]
+    Shards {
         /// What does not fit.
         reason: String,
     },

@@ -16,6 +16,7 @@ pub mod method;
 pub mod prune;
 pub mod quantize;
 mod rows;
+pub mod shard;
 #[cfg(test)]
 mod testing;
 

@@ -123,7 +123,7 @@ pub fn quantize<'a>(
     )
 }
 
-struct Quantize {
+pub(crate) struct Quantize {
     source: Arc<dyn TensorSource>,
     /// The first tensor of the model that is quantized already.
     quantized: Option<TensorInfo>,
@@ -143,7 +143,7 @@ enum Rounding {
 }
 
 impl Quantize {
-    fn of(model: &Model, params: &QuantizeParams) -> Self {
+    pub(crate) fn of(model: &Model, params: &QuantizeParams) -> Self {
         let QuantizeParams { scheme, ref types, requantize, ref inputs, .. } = *params;
         let given = &model.weights;
         let quantized = given.index().iter().map(|(_, t)| t).find(|t| t.dtype.is_quantized()).cloned();

@@ -11,7 +11,7 @@ mod weights;
 
 pub use certificate::Certificate;
 pub use logits::LogitsHasher;
-pub use receipt::Receipt;
+pub use receipt::{Receipt, Recipe};
 pub use variant::Variant;
 pub use weights::{DigestError, WeightsHasher};
 

@@ -33,6 +33,20 @@ pub struct Receipt {
     pub lost: Option<serde_json::Value>,
 }
 
+/// How a model is made: what its receipt says before there is a result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Version of the numeric contract.
+    pub contract: String,
+    /// Method and its version, e.g. `gptq@1`.
+    pub method: String,
+    /// What is asked of it.
+    pub parameters: Parameters,
+    /// What shows the method which weights count, if anything does.
+    pub learned: Option<Learned>,
+}
+
 /// Parameters of quantization.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -75,15 +89,8 @@ pub enum Learned {
 
 impl Receipt {
     /// A receipt in the current format.
-    pub fn new(
-        contract: &str,
-        method: &str,
-        parameters: Parameters,
-        source: WeightsDigest,
-        learned: Option<Learned>,
-        result: WeightsDigest,
-    ) -> Self {
-        let (contract, method) = (contract.to_owned(), method.to_owned());
+    pub fn new(recipe: Recipe, source: WeightsDigest, result: WeightsDigest) -> Self {
+        let Recipe { contract, method, parameters, learned } = recipe;
         Self { format: FORMAT, contract, method, parameters, source, learned, result, lost: None }
     }
 
@@ -138,7 +145,8 @@ mod tests {
             Learned::Text { name: "a.txt".into(), digest: PartDigest([3; 32]), bytes: 700, window: 512, max_tokens: 1000 };
         let parameters =
             Parameters { scheme: "Q4_K_M".into(), types: BTreeMap::from([("a".into(), "Q8_0".into())]), requantize: false };
-        Receipt::new("1", "gptq@1", parameters, WeightsDigest([1; 32]), Some(learned), WeightsDigest([2; 32]))
+        let recipe = Recipe { contract: "1".into(), method: "gptq@1".into(), parameters, learned: Some(learned) };
+        Receipt::new(recipe, WeightsDigest([1; 32]), WeightsDigest([2; 32]))
     }
 
     #[test]

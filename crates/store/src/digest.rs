@@ -1,8 +1,10 @@
 //! What names a model: its weights, and everything that its answers depend on.
 
 use crate::{Model, StoreError};
-use coffer_checkpoint::TensorInfo;
+use coffer_checkpoint::{TensorId, TensorInfo, TensorSource};
 use coffer_evidence::{PartDigest, Variant, VariantDigest, WeightsDigest, WeightsHasher, certificate::Parts};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 
 /// Bytes read at once.
 const CHUNK: u64 = 4 << 20;
@@ -22,7 +24,7 @@ impl Model {
     /// # Errors
     /// Returns [`StoreError`] if a tensor cannot be read.
     pub fn parts(&self, contract: &str, kv_format: &str, progress: &mut dyn FnMut(u64, u64)) -> Result<Parts, StoreError> {
-        let (weights, tensors) = self.hash_weights(WeightsHasher::with_tensors(), progress)?.finish_with_tensors()?;
+        let (weights, tensors) = self.weights_digests(progress)?;
         let (config, tokenizer) = (self.config.to_hf(""), self.tokenizer_json());
         Ok(Parts {
             variant: self.variant(weights, &config, &tokenizer, contract, kv_format).digest(),
@@ -62,23 +64,62 @@ impl Model {
         self.template.as_ref().map(|t| t.source()).unwrap_or_default()
     }
 
+    /// Digest over the canonical weights, and of the bytes of each tensor by themselves.
+    ///
+    /// # Errors
+    /// Returns [`StoreError`] if a tensor cannot be read.
+    pub fn weights_digests(
+        &self,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(WeightsDigest, BTreeMap<String, PartDigest>), StoreError> {
+        Ok(self.hash_weights(WeightsHasher::with_tensors(), progress)?.finish_with_tensors()?)
+    }
+
     /// Hashes the tensors in the order of their names.
     fn hash_weights(&self, mut hasher: WeightsHasher, progress: &mut dyn FnMut(u64, u64)) -> Result<WeightsHasher, StoreError> {
         let mut tensors: Vec<_> = self.weights.index().iter().collect();
         tensors.sort_by(|a, b| a.1.name.cmp(&b.1.name));
-        let (mut bytes, mut done) = (Vec::new(), 0);
+        let mut done = 0;
         for (id, info) in tensors {
             hasher.tensor(&info.name, &info.dtype.name(), &info.shape, info.bytes().unwrap_or(0))?;
-            for rows in chunks(info) {
-                bytes.resize((info.row_bytes().unwrap_or(0) * (rows.end - rows.start)) as usize, 0);
-                self.weights.read_rows(id, rows, &mut bytes)?;
-                hasher.update(&bytes)?;
+            each_chunk(&*self.weights, id, &mut |bytes| {
                 done += bytes.len() as u64;
                 progress(done, self.weight_bytes);
-            }
+                Ok(hasher.update(bytes)?)
+            })?;
         }
         Ok(hasher)
     }
+}
+
+/// Digest of the bytes of one tensor; `progress` is called with the bytes of each piece.
+///
+/// # Errors
+/// Returns [`StoreError`] if it cannot be read.
+pub fn of_tensor(source: &dyn TensorSource, id: TensorId, progress: &mut dyn FnMut(u64)) -> Result<PartDigest, StoreError> {
+    let mut hasher = Sha256::new();
+    each_chunk(source, id, &mut |bytes| {
+        hasher.update(bytes);
+        progress(bytes.len() as u64);
+        Ok(())
+    })?;
+    Ok(PartDigest(hasher.finalize().into()))
+}
+
+/// Calls `take` with the bytes of one tensor, piece by piece.
+fn each_chunk(
+    source: &dyn TensorSource,
+    id: TensorId,
+    take: &mut dyn FnMut(&[u8]) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let info = source.index().get(id);
+    let mut bytes = Vec::new();
+    for rows in chunks(info) {
+        bytes.resize((info.row_bytes().unwrap_or(0) * (rows.end - rows.start)) as usize, 0);
+        source.read_rows(id, rows, &mut bytes)?;
+        take(&bytes)?;
+    }
+    Ok(())
 }
 
 /// Ranges of whole rows that fit into [`CHUNK`], or single rows.

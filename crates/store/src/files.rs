@@ -5,7 +5,7 @@ use crate::{
     checked::{Checked, Tags},
 };
 use coffer_checkpoint::{FileAt, ReadAt, ReadError};
-use coffer_evidence::signature::Ignored;
+use coffer_evidence::{PartDigest, signature::Ignored};
 use coffer_seal::{
     Identity,
     bundle::{Bundle, SealedFile, records::RecordIndex},
@@ -14,6 +14,7 @@ use coffer_seal::{
 use std::{
     collections::HashMap,
     fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -130,6 +131,26 @@ impl FileSet {
     /// Whether the model is one plain file.
     pub(crate) fn is_one_file(&self) -> bool {
         matches!(self.place, Place::File | Place::Remote(_, false))
+    }
+
+    /// What the system says of the files here: names, sizes and times of change. Another stamp means that something was written
+    /// meanwhile; behind a URL there is none.
+    pub fn stamp(&self) -> Option<PartDigest> {
+        let mut facts = String::new();
+        let mut add = |path: &Path| -> io::Result<()> {
+            let metadata = fs::metadata(path)?;
+            facts.push_str(&format!("{}\0{}\0{}.{}\0", path.display(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()));
+            Ok(())
+        };
+        let seen = match fs::metadata(&self.path).ok()?.is_dir() {
+            false => add(&self.path),
+            true => fs::read_dir(&self.path).and_then(|entries| {
+                let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+                paths.sort();
+                paths.iter().try_for_each(|path| add(path))
+            }),
+        };
+        seen.ok().map(|()| PartDigest::of(facts.as_bytes()))
     }
 
     /// Whether the files come out of a bundle.

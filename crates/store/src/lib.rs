@@ -14,6 +14,7 @@ mod parquet;
 #[cfg(not(feature = "parquet"))]
 #[path = "parquet/absent.rs"]
 mod parquet;
+pub mod shard;
 mod shuffle;
 pub mod signed;
 pub mod write;
@@ -23,8 +24,9 @@ pub use dataset::Dataset;
 pub use files::FileSet;
 pub use open::{Container, Model, open, open_files};
 pub use origin::Origin;
+pub use shard::Shard;
 pub use shuffle::Shuffle;
-pub use write::{Destination, ModelWriter, Target, gguf_overhead};
+pub use write::{Destination, ModelWriter, Target, WorkId, gguf_overhead};
 
 use coffer_checkpoint::DType;
 
@@ -114,9 +116,20 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A part of a model that several processes make.
+    #[error("{path}: {reason}")]
+    Shard {
+        /// File or bundle.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The output exists.
     #[error("{0} exists; choose another output or remove it")]
     Exists(String),
+    /// Another process makes it.
+    #[error("{0} is being written by another process; wait for it, or choose another output")]
+    Busy(String),
     /// This target cannot hold tensors of this type.
     #[error("tensor {tensor} is {dtype}, which safetensors cannot hold; write GGUF, or give a float type to decode to")]
     Quantized {

@@ -10,6 +10,7 @@ use coffer_checkpoint::{
     gguf::{GgufFile, Metadata},
     sharded::ShardedSafetensors,
 };
+use coffer_evidence::PartDigest;
 use coffer_model::{
     ChatTemplate, LayerGraph, ModelConfig, Tokenizer,
     names::{self, Place},
@@ -51,6 +52,8 @@ pub struct Model {
     pub unused: Vec<String>,
     /// What came along, for writing the model again.
     pub origin: Origin,
+    /// As [`FileSet::stamp`] says.
+    pub stamp: Option<PartDigest>,
 }
 
 /// Opens a Hugging Face directory, a GGUF file, or a bundle that holds one. Checks that every tensor of the layer
@@ -245,8 +248,8 @@ impl Opener {
         origin: Origin,
     ) -> Model {
         let weight_bytes = weights.index().iter().filter_map(|(_, info)| info.stored_bytes()).sum();
-        let sealed = self.files.is_sealed();
-        Model { config, tokenizer, template, weights: Arc::new(weights), container, sealed, weight_bytes, unused, origin }
+        let (sealed, stamp) = (self.files.is_sealed(), self.files.stamp());
+        Model { config, tokenizer, template, weights: Arc::new(weights), container, sealed, weight_bytes, unused, origin, stamp }
     }
 }
 

@@ -4,7 +4,8 @@ mod draft;
 mod gguf;
 mod hugging_face;
 
-pub use draft::Destination;
+pub(crate) use draft::Draft;
+pub use draft::{Destination, WorkId};
 
 use crate::{Model, StoreError, canonical::widen};
 use coffer_checkpoint::{DType, TensorInfo, gguf::GgufError};
@@ -13,6 +14,7 @@ use std::{
     collections::VecDeque,
     fs,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 /// What to write.
@@ -24,21 +26,32 @@ pub enum Target {
     Gguf,
 }
 
-/// Streams the tensors of a new model into a temporary name beside its output, sealed where that is asked for.
+/// Streams the tensors of a new model into a folder beside its output, sealed where that is asked for.
 pub struct ModelWriter {
     sink: Box<dyn Sink>,
     out: PathBuf,
     /// Bytes of all weights as they are stored.
     bytes: u64,
+    /// Tensors that an interrupted run left.
+    kept: usize,
+    /// Tensors that are whole.
+    whole: usize,
+    /// When what is there was last brought to the disk.
+    noted: Instant,
     pending: VecDeque<Pending>,
     /// Bytes of a tensor that can be written only when it is whole.
     held: Vec<u8>,
 }
 
+/// Work that may be lost when the machine stops. Bringing it to the disk costs a moment each time.
+const NOTED_EVERY: Duration = Duration::from_secs(4);
+
 /// A place that takes the weights of one model in the container's own order.
 trait Sink: Send {
     /// Appends bytes of the current tensor.
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
+    /// Where they go.
+    fn draft(&mut self) -> &mut Draft;
     /// Syncs, and gives the output its name.
     fn finish(self: Box<Self>, out: &Path) -> Result<(), StoreError>;
 }
@@ -57,7 +70,8 @@ struct Pending {
 
 impl ModelWriter {
     /// Starts a model like `like` (configuration, tokenizer, template) with the given canonical tensors, whose bytes must
-    /// follow in this order. The output must not exist. GGUF stores 1-D tensors as F32, as llama.cpp wants them.
+    /// follow in this order, but for the first [`kept`](Self::kept) of them. The output must not exist. GGUF stores 1-D tensors
+    /// as F32, as llama.cpp wants them.
     ///
     /// # Errors
     /// Returns [`StoreError`] if the output exists, cannot be created, or cannot say what the model is.
@@ -67,17 +81,38 @@ impl ModelWriter {
         like: &Model,
         tensors: &[TensorInfo],
     ) -> Result<Self, StoreError> {
-        let output @ Destination { path: out, .. } = output.into();
+        let mut output: Destination<'_> = output.into();
+        let out = output.path;
         if fs::symlink_metadata(out).is_ok() {
             return Err(StoreError::Exists(out.display().to_string()));
         }
+        output.work = output.work.map(|work| work.and(format!("{target:?} {tensors:?}").as_bytes()));
         let (pending, stored) = layout(target, like, tensors)?;
         let bytes = pending.iter().fold(0u64, |n, p| n.saturating_add(p.stored_bytes()));
-        let sink: Box<dyn Sink> = match target {
+        let mut sink: Box<dyn Sink> = match target {
             Target::HuggingFace => Box::new(hugging_face::HuggingFaceSink::create(output, like, &stored).map_err(named(out))?),
             Target::Gguf => Box::new(gguf::GgufSink::create(output, like, tensors, stored).map_err(named(out))?),
         };
-        Ok(Self { sink, out: out.to_owned(), bytes, pending, held: Vec::new() })
+        let (out, kept) = (out.to_owned(), sink.draft().kept());
+        let mut writer = Self { sink, out, bytes, kept, whole: 0, noted: Instant::now(), pending, held: Vec::new() };
+        writer.pass_over_what_is_kept()?;
+        Ok(writer)
+    }
+
+    /// Tensors at the beginning that an interrupted run of the same work has left.
+    pub fn kept(&self) -> usize {
+        self.kept
+    }
+
+    /// What is there already is not written again, whatever is given for it.
+    fn pass_over_what_is_kept(&mut self) -> Result<(), StoreError> {
+        let zeros = vec![0; 1 << 16];
+        while self.whole < self.kept {
+            let Some(Pending { missing, .. }) = self.pending.front() else { break };
+            let some = (*missing).min(zeros.len() as u64) as usize;
+            self.write(&zeros[..some])?;
+        }
+        Ok(())
     }
 
     /// Appends canonical rows of the current tensor; whole tensors may come in several pieces of whole rows.
@@ -103,11 +138,31 @@ impl ModelWriter {
         }
         if whole {
             self.pending.pop_front();
+            self.whole += 1;
+            if self.whole > self.kept && self.noted.elapsed() >= NOTED_EVERY {
+                self.note().map_err(named(&self.out))?;
+            }
         }
         Ok(())
     }
 
-    /// Syncs and renames; gives the bytes of all weights as they are stored. Dropping the writer instead removes what was written.
+    fn note(&mut self) -> Result<(), StoreError> {
+        self.sink.draft().note(self.whole).map_err(StoreError::io(&self.out))?;
+        self.noted = Instant::now();
+        Ok(())
+    }
+
+    /// Ends early: what is whole is left for the same work to go on with, and the place named where it lies; `None` if nothing is.
+    /// Dropping the writer instead removes what was written.
+    pub fn leave(mut self) -> Option<PathBuf> {
+        if self.whole > self.kept {
+            // On a full disk what was noted before is all there is.
+            let _ = self.note();
+        }
+        self.sink.draft().leave()
+    }
+
+    /// Syncs and renames; gives the bytes of all weights as they are stored.
     ///
     /// # Errors
     /// Returns [`StoreError`] if tensors are missing, or the output cannot be synced or renamed.

@@ -4,7 +4,7 @@
 
 use coffer_checkpoint::{DType, FileAt, TensorSource, gguf::GgufFile};
 use coffer_seal::{Identity, Recipient, bundle::BundleWriter};
-use coffer_store::{Container, Destination, FileSet, Model, ModelWriter, StoreError, Target, convert, open};
+use coffer_store::{Container, Destination, FileSet, Model, ModelWriter, StoreError, Target, WorkId, convert, open};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -133,6 +133,55 @@ fn outputs_appear_whole_or_not_at_all() {
 }
 
 #[test]
+fn interrupted_work_goes_on_at_every_tensor_to_the_same_bytes() {
+    let dir = TempDir::new().unwrap();
+    let model = scribe();
+    let tensors: Vec<_> = model.weights.index().iter().collect();
+    let infos: Vec<_> = tensors.iter().map(|(_, info)| (*info).clone()).collect();
+    let bytes = |i: usize| {
+        let (id, info) = tensors[i];
+        let mut bytes = vec![0; info.bytes().unwrap() as usize];
+        model.weights.read_rows(id, 0..info.rows(), &mut bytes).unwrap();
+        bytes
+    };
+    for target in [Target::Gguf, Target::HuggingFace] {
+        let (whole, out) = (dir.path().join("whole"), dir.path().join("out"));
+        convert(&model, &whole, target, None, &mut |_, _| ()).unwrap();
+        let create = |work: &[u8]| {
+            let output = Destination { path: &out, recipients: &[], work: Some(WorkId::of(&[work])) };
+            ModelWriter::create(output, target, &model, &infos).unwrap()
+        };
+        // Interrupted again and again: after so many tensors, and in the middle of the next one.
+        let mut next = 0;
+        for stop in [1, 2, 7, 40, infos.len() - 1] {
+            let mut writer = create(b"this");
+            assert_eq!(writer.kept(), next);
+            for i in next..stop {
+                writer.write(&bytes(i)).unwrap();
+            }
+            let some = bytes(stop);
+            writer.write(&some[..some.len() / 2 / 4 * 4]).unwrap();
+            assert!(writer.leave().unwrap().ends_with("out.partial"));
+            next = stop;
+        }
+        let mut writer = create(b"this");
+        assert_eq!(writer.kept(), infos.len() - 1);
+        writer.write(&bytes(infos.len() - 1)).unwrap();
+        writer.finish().unwrap();
+        let file = |path: &Path| if path.is_dir() { path.join("model.safetensors") } else { path.to_owned() };
+        assert!(fs::read(file(&out)).unwrap() == fs::read(file(&whole)).unwrap(), "{target:?}");
+        let remove = |path: &Path| if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        (remove(&out).unwrap(), remove(&whole).unwrap());
+
+        let mut writer = create(b"this");
+        writer.write(&bytes(0)).unwrap();
+        writer.leave().unwrap();
+        assert_eq!(create(b"other work").kept(), 0);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "what is dropped is removed");
+    }
+}
+
+#[test]
 fn a_bundle_is_the_same_model() {
     let dir = TempDir::new().unwrap();
     let identity = Identity::generate();
@@ -220,7 +269,7 @@ fn a_sealed_output_is_the_plain_one_and_no_plain_file_is_ever_there() {
         converted(&model, &plain, target, None);
         fs::create_dir(&place).unwrap();
         let sealed = place.join("out.coffer");
-        let output = Destination { path: &sealed, recipients: &recipients };
+        let output = Destination { path: &sealed, recipients: &recipients, work: None };
         let mut seen = 0;
         convert(&model, output, target, None, &mut |_, _| {
             seen += 1;
@@ -244,7 +293,7 @@ fn a_sealed_output_that_fails_leaves_nothing() {
     let (model, out) = (scribe(), dir.path().join("out"));
     let recipients = [Recipient::parse(&Identity::generate().recipient().unwrap()).unwrap()];
     let infos: Vec<_> = model.weights.index().iter().map(|(_, info)| info.clone()).collect();
-    let output = Destination { path: &out, recipients: &recipients };
+    let output = Destination { path: &out, recipients: &recipients, work: None };
     for target in [Target::Gguf, Target::HuggingFace] {
         let mut writer = ModelWriter::create(output, target, &model, &infos).unwrap();
         writer.write(&[0; 512]).unwrap();

@@ -1,7 +1,6 @@
 //! Mixtures by measurement, where no type is named.
 
-use super::gate::HeldOut;
-use crate::work::Work;
+use crate::{commands::outcome::HeldOut, work::Work};
 use anyhow::{Context, Result};
 use coffer_assess::fidelity::{self, Loaded, Windows};
 use coffer_compress::quantize::{Costs, Goal, Mixture, QuantizeParams, Rounded};

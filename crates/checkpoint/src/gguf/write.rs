@@ -82,6 +82,11 @@ impl<W: Write> GgufWriter<W> {
         Ok(self.close_complete()?)
     }
 
+    /// The stream. Whoever writes to it destroys the file.
+    pub fn get_mut(&mut self) -> &mut W {
+        &mut self.out
+    }
+
     /// Checks that every declared byte was written and returns the stream.
     ///
     /// # Errors

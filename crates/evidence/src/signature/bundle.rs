@@ -76,6 +76,14 @@ impl Signer {
         Ok(Self { key, chain })
     }
 
+    /// What its signatures are verified with.
+    ///
+    /// # Errors
+    /// Returns [`SignatureError`] if the cryptographic library fails.
+    pub fn key(&self) -> Result<VerifyingKey, SignatureError> {
+        Ok(self.key.verifying_key()?)
+    }
+
     /// The signature file for `statement`.
     ///
     /// # Errors

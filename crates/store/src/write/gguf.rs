@@ -84,6 +84,10 @@ impl Sink for GgufSink {
         Ok(self.writer.write(bytes)?)
     }
 
+    fn draft(&mut self) -> &mut Draft {
+        self.writer.get_mut()
+    }
+
     fn finish(self: Box<Self>, out: &Path) -> Result<(), StoreError> {
         self.writer.finish()?.finish(out)
     }

@@ -55,6 +55,10 @@ impl Sink for HuggingFaceSink {
         written.map_err(StoreError::io(Path::new("model.safetensors")))
     }
 
+    fn draft(&mut self) -> &mut Draft {
+        &mut self.weights
+    }
+
     fn finish(self: Box<Self>, out: &Path) -> Result<(), StoreError> {
         self.weights.finish(out)
     }

@@ -12,7 +12,8 @@ use coffer_assess::{
     Policy,
     figures::{Measured, Size},
 };
-use coffer_compress::{Summary, quantize::Rounded};
+use coffer_checkpoint::TensorSource;
+use coffer_compress::Summary;
 use coffer_store::Model;
 use std::path::{Path, PathBuf};
 
@@ -23,7 +24,7 @@ const HELD_OUT: f64 = 0.2;
 
 /// Flags of the measurement and of what it must find.
 #[derive(clap::Args, Clone, Debug)]
-pub(super) struct Gate {
+pub(crate) struct Gate {
     /// Do not measure what is lost
     #[arg(long, conflicts_with_all = ["eval_text", "policy", "max_kl", "min_same_top"])]
     no_eval: bool,
@@ -35,7 +36,7 @@ pub(super) struct Gate {
     eval_tokens: usize,
     /// Refuse a result whose mean KL divergence from the source is larger (nats); without --type, choose types for it
     #[arg(long, value_name = "KL")]
-    pub(super) max_kl: Option<f64>,
+    pub(crate) max_kl: Option<f64>,
     /// Refuse a result that has the source's most likely token less often (0 to 1)
     #[arg(long, value_name = "SHARE")]
     min_same_top: Option<f64>,
@@ -45,21 +46,21 @@ pub(super) struct Gate {
 }
 
 /// A text that is measured on.
-pub(super) struct HeldOut {
-    pub(super) name: String,
-    pub(super) text: String,
+pub(crate) struct HeldOut {
+    pub(crate) name: String,
+    pub(crate) text: String,
 }
 
 impl HeldOut {
     /// What there is where nobody names a text.
-    pub(super) fn built_in() -> Self {
+    pub(crate) fn built_in() -> Self {
         Self { name: BUILT_IN.0.to_owned(), text: BUILT_IN.1.to_owned() }
     }
 }
 
 /// What was found.
 #[derive(serde::Serialize)]
-pub(super) struct Loss {
+pub(crate) struct Loss {
     /// Name of the text.
     text: String,
     #[serde(flatten)]
@@ -71,7 +72,7 @@ pub(super) struct Loss {
 impl Gate {
     /// Splits `text`, which was read from `path` to learn from: so many bytes are learned from, the rest is measured on, unless
     /// another text is.
-    pub(super) fn split(&self, path: &Path, text: &str) -> (usize, Option<HeldOut>) {
+    pub(crate) fn split(&self, path: &Path, text: &str) -> (usize, Option<HeldOut>) {
         if self.no_eval || self.eval_text.is_some() {
             return (text.len(), None);
         }
@@ -81,7 +82,7 @@ impl Gate {
     }
 
     /// Reads what the measurement needs, so that what is wrong with it is said before anything takes long; `None` with `--no-eval`.
-    pub(super) fn prepare(&self, model: &Model, identities: &Identities, sealed: bool) -> Result<Option<Measurement>> {
+    pub(crate) fn prepare(&self, model: &Model, identities: &Identities, sealed: bool) -> Result<Option<Measurement>> {
         if self.no_eval {
             return Ok(None);
         }
@@ -109,7 +110,7 @@ impl Gate {
 }
 
 /// A measurement that can begin.
-pub(super) struct Measurement {
+pub(crate) struct Measurement {
     policy: Option<Policy>,
     /// The text that was named for it.
     text: Option<HeldOut>,
@@ -122,10 +123,10 @@ pub(super) struct Measurement {
 impl Measurement {
     /// Measures what `rounded`, which becomes what `summary` says, loses, and holds it against the limits. `held` is measured on if no
     /// other text was named.
-    pub(super) fn of(
+    pub(crate) fn of(
         self,
         model: &Model,
-        rounded: &Rounded,
+        rounded: &dyn TensorSource,
         summary: &Summary,
         held: Option<HeldOut>,
         work: Work,
@@ -146,7 +147,7 @@ impl Measurement {
 
 impl Loss {
     /// Where the result goes: a refused one under a name that says so.
-    pub(super) fn place(&self, wanted: &Path) -> Result<PathBuf> {
+    pub(crate) fn place(&self, wanted: &Path) -> Result<PathBuf> {
         if self.refused.is_empty() {
             return Ok(wanted.to_owned());
         }
@@ -161,13 +162,13 @@ impl Loss {
     }
 
     /// The figures, for people.
-    pub(super) fn print(&self) {
+    pub(crate) fn print(&self) {
         outln!("what was lost, on {}:", self.text);
         self.figures.print();
     }
 
     /// An error if the result, which lies at `place`, is refused.
-    pub(super) fn verdict(&self, place: &Path) -> Result<()> {
+    pub(crate) fn verdict(&self, place: &Path) -> Result<()> {
         if self.refused.is_empty() {
             return Ok(());
         }

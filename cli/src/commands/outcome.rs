@@ -1,0 +1,132 @@
+//! What every quantized model goes through, however it was made: measured, written, told of, with a receipt.
+
+mod gate;
+
+pub(crate) use gate::{Gate, HeldOut};
+
+use crate::{
+    commands::{making, sign},
+    model_input::Identities,
+    output,
+    recipients::SealTo,
+    remote::Output,
+    unfinished::{Unfinished, absent},
+};
+use anyhow::Result;
+use coffer_checkpoint::TensorSource;
+use coffer_compress::{CompressError, Plan, Progress, Summary};
+use coffer_evidence::{Receipt, Recipe, WeightsDigest, signature::Signer};
+use coffer_seal::Recipient;
+use coffer_store::{Destination, Model, WorkId};
+use gate::{Loss, Measurement};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Flags of where it goes and what must be known of it.
+#[derive(clap::Args)]
+pub(crate) struct Flags {
+    /// GGUF file or, for vLLM, directory to write, or bundle with --seal-to; must not exist
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) gate: Gate,
+    /// Write how the result was made, so that anyone can make it again (`coffer verify RECEIPT --re-execute`); must not exist
+    #[arg(long, value_name = "RECEIPT.json")]
+    receipt: Option<PathBuf>,
+    /// Sign the receipt with this private key in PEM (`coffer keygen --signing`), into RECEIPT.json.sig
+    #[arg(long, value_name = "PEM", requires = "receipt")]
+    sign_receipt: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) seal: SealTo,
+    #[command(flatten)]
+    pub(crate) making: making::Flags,
+}
+
+/// All that can be refused before anything takes long is in order.
+pub(crate) struct Outcome<'a> {
+    flags: &'a Flags,
+    recipients: Vec<Recipient>,
+    receipt: Option<Unfinished<'a>>,
+    signer: Option<Signer>,
+    measurement: Option<Measurement>,
+}
+
+/// A model that can be written.
+pub(crate) struct Made<'a> {
+    /// What it is made of.
+    pub(crate) model: Model,
+    /// What it will be.
+    pub(crate) weights: Arc<dyn TensorSource>,
+    pub(crate) plan: Plan,
+    pub(crate) recipe: Recipe,
+    /// Digest of what it is made of, if that is known.
+    pub(crate) source: Option<WeightsDigest>,
+    /// What of the text that was learned from is left to measure on.
+    pub(crate) held_out: Option<HeldOut>,
+    /// Which work it is.
+    pub(crate) work: Option<WorkId>,
+    /// Writes it.
+    pub(crate) write: &'a mut Write<'a>,
+}
+type Write<'a> = dyn FnMut(&Model, Destination<'_>, &mut Progress<'_>) -> Result<Summary, CompressError> + 'a;
+
+impl Flags {
+    /// Looks at everything that is named before anything takes long.
+    pub(crate) fn prepare(&self, model: &Model, identities: &Identities) -> Result<Outcome<'_>> {
+        if !self.making.dry_run {
+            absent(&self.output)?;
+        }
+        let recipients = self.seal.recipients()?;
+        let receipt = self.receipt.as_deref().map(Unfinished::beside_nothing).transpose()?;
+        let signer = self.sign_receipt.as_ref().map(|key| sign::signer(key, &[])).transpose()?;
+        let measurement = self.gate.prepare(model, identities, !recipients.is_empty())?;
+        Ok(Outcome { flags: self, recipients, receipt, signer, measurement })
+    }
+}
+
+impl Outcome<'_> {
+    /// Measures it, writes it under a name that says whether it was refused, and tells of it.
+    pub(crate) fn write(self, what: &str, made: Made<'_>) -> Result<()> {
+        let Made { model, weights, plan, recipe, source, held_out, work, write } = made;
+        let Self { flags, recipients, receipt, signer, measurement } = self;
+        let making = flags.making;
+        let measure = |m: Measurement| m.of(&model, &*weights, &plan.summary, held_out, making.work);
+        let loss = measurement.map(measure).transpose()?;
+        let place = loss.as_ref().map_or_else(|| Ok(flags.output.to_path_buf()), |loss| loss.place(&flags.output))?;
+        let destination = Destination { path: &place, recipients: &recipients, work };
+        let mut progress = making.progress(what);
+        let summary = write(&model, destination, &mut |done, total| progress.update(done, total))?;
+        drop(progress);
+        if let (Some(file), Some(path)) = (receipt, &flags.receipt) {
+            let source = source.map_or_else(|| model.weights_digest(), Ok)?;
+            // A sealed result cannot be read back without a key of its recipients.
+            let result = if recipients.is_empty() {
+                coffer_store::open(&place, &[])?.weights_digest()?
+            } else {
+                Model { weights, ..model }.weights_digest()?
+            };
+            let mut receipt = Receipt::new(recipe, source, result);
+            receipt.lost = loss.as_ref().map(serde_json::to_value).transpose()?;
+            file.finish_new(receipt.to_json().as_bytes())?;
+            signer.map(|signer| sign::beside(path, &signer)).transpose()?;
+        }
+        if making.work.json {
+            output::json(&Told { output: &place, summary: &summary, lost: loss.as_ref() })?;
+        } else {
+            making.made(&place, &summary)?;
+            loss.iter().for_each(Loss::print);
+        }
+        loss.map_or(Ok(()), |loss| loss.verdict(&place))
+    }
+}
+
+/// For programs.
+#[derive(serde::Serialize)]
+struct Told<'a> {
+    output: &'a Path,
+    #[serde(flatten)]
+    summary: &'a Summary,
+    lost: Option<&'a Loss>,
+}
