@@ -73,12 +73,19 @@ impl Text {
         Ok(Calibration::new(&self.name, text, tokenizer, window, max_tokens)?)
     }
 
-    /// Runs that through `model`.
-    pub(crate) fn learn(&self, bytes: usize, cut: (usize, usize), model: &Model, work: Work) -> Result<(Curvature, Learned)> {
+    /// Runs that through `model`, for the weights that are `wanted`.
+    pub(crate) fn learn(
+        &self,
+        bytes: usize,
+        cut: (usize, usize),
+        model: &Model,
+        wanted: &dyn Fn(&str) -> bool,
+        work: Work,
+    ) -> Result<(Curvature, Learned)> {
         let calibration = self.calibration(bytes, cut, model)?;
         let engine = work.load("loading the source", &model.config, &*model.weights)?;
         let mut progress = work.steps("running the text");
-        let curvature = Curvature::of(&engine, &calibration, &mut |done, total| progress.update(done, total))?;
+        let curvature = Curvature::of(&engine, &calibration, wanted, &mut |done, total| progress.update(done, total))?;
         let (name, digest, bytes) = (self.name.clone(), self.digest(), bytes as u64);
         Ok((curvature, Learned::Text { name, digest, bytes, window: cut.0, max_tokens: cut.1 }))
     }

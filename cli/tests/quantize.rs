@@ -205,3 +205,59 @@ fn differences_are_told_by_tensor_and_by_answers() {
     assert!(table.contains("lm_head.weight") && table.contains("17 of 75 tensors"), "{table}");
     assert!(ok(&["diff", &scribe, &scribe]).contains("75 of 75 tensors"));
 }
+
+#[test]
+fn parts_of_several_processes_gather_to_the_bytes_of_one() {
+    let folder = Folder::new();
+    let (scribe, text) = (asset("models/scribe-8m"), asset("text/calibration.txt"));
+    let [whole, out] = ["whole.gguf", "out.gguf"].map(|name| folder.path(name));
+    let learned = ["--text", &text, "--max-tokens", "4000"];
+    let quantize = |out: &str, more: &[&str]| {
+        let common = ["quantize", &scribe, "--type", "Q4_K_M", "-o", out];
+        run(&[&common[..], &learned, more].concat())
+    };
+    let (receipt, gathered) = (folder.path("whole.json"), folder.path("gathered.json"));
+    ok(&["keygen", "--signing", "-o", &folder.path("signer")]);
+    let made = quantize(&whole, &["--receipt", &receipt, "--sign-receipt", &folder.path("signer"), "--no-eval"]);
+    assert_eq!(made.code, 0, "{}", made.stderr);
+    let signature = format!("{receipt}.sig");
+    let public = folder.path("signer.pub");
+    ok(&["verify", &receipt, "--signature", &signature, "--public-key", &public]);
+
+    // Without a gate all of the text is learned from, in parts as in the whole.
+    let shards: Vec<String> = (0..2).map(|i| format!("{out}.shard-{i}-of-2")).collect();
+    for i in [0, 1] {
+        let part = quantize(&out, &["--no-eval", "--shard", &format!("{i}/2")]);
+        assert_eq!(part.code, 0, "{}", part.stderr);
+    }
+    let again = quantize(&out, &["--no-eval", "--shard", "1/2"]);
+    assert!(again.code == 0 && again.stderr.contains("is there already"), "{}", again.stderr);
+    let other = run(&["quantize", &scribe, "--type", "Q4_K_M", "-o", &out, "--shard", "1/2"]);
+    assert!(other.code == 1 && other.stderr.contains("nothing is overwritten"), "{}", other.stderr);
+    let gather = |shards: &[&String], out: &str, more: &[&str]| {
+        let shards: Vec<&str> = shards.iter().map(|s| s.as_str()).collect();
+        run(&[&["gather", &scribe], &shards[..], &["-o", out], more].concat())
+    };
+    let plan = gather(&[&shards[0], &shards[1]], &out, &["--dry-run"]);
+    assert!(plan.code == 0 && plan.stdout.contains("Q4_K_M") | plan.stdout.contains("Q4_K"), "{}", plan.stderr);
+    let done = gather(&[&shards[1], &shards[0]], &out, &["--json", "--receipt", &gathered]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert!(kl(&json(&done.stdout)) < 0.02);
+    assert!(fs::read(&out).unwrap() == fs::read(&whole).unwrap());
+    let without_loss = |path: &str| {
+        let mut receipt = json(&fs::read_to_string(path).unwrap());
+        receipt.as_object_mut().unwrap().remove("lost");
+        receipt
+    };
+    assert_eq!(without_loss(&receipt), without_loss(&gathered));
+
+    let missing = gather(&[&shards[0]], &folder.path("no.gguf"), &[]);
+    assert!(missing.code == 2 && missing.stderr.contains("shard 1 of 2 is missing"), "{}", missing.stderr);
+    let refused = gather(&[&shards[0], &shards[1]], &folder.path("no.gguf"), &["--max-kl", "0.0001"]);
+    assert_eq!(refused.code, 3, "{}", refused.stderr);
+    assert!(Path::new(&folder.path("no.refused.gguf")).exists());
+    for (flags, says) in [(&["--shard", "2/2"][..], "counted from 0"), (&["--shard", "0/2", "--policy", "p"], "cannot be used with")] {
+        let refused = quantize(&folder.path("x.gguf"), flags);
+        assert!(refused.code == 2 && refused.stderr.contains(says), "{}", refused.stderr);
+    }
+}

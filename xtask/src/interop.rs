@@ -15,6 +15,7 @@ mod plaintext;
 pub(crate) mod quantize;
 mod remote;
 mod scan;
+mod shards;
 mod signatures;
 mod text;
 mod tokens;
@@ -54,6 +55,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("llama-quantize-mixtures", quantize::mixtures),
     ("llama-imatrix", quantize::imatrix),
     ("compressed-tensors", quantize::compressed),
+    ("ray", shards::ray),
     ("gguf-py-decodes-our-gguf", containers::gguf_py_decodes_our_gguf),
     ("transformers-runs-our-directories", containers::transformers_runs_our_directories),
     ("convert-there-and-back", containers::convert_there_and_back),
@@ -63,6 +65,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("age-encryption-post-quantum", keys::age_encryption_post_quantum),
     ("pkcs11-softhsm", tokens::pkcs11_softhsm),
     ("kill-9", kills::nothing_is_lost),
+    ("kill-9-quantize", kills::work_goes_on),
     ("remote-s3", remote::s3),
     ("parquet-pyarrow", datasets::parquet_pyarrow),
     ("exec-llama-completion", exec::llama_completion),

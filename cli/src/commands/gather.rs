@@ -1,7 +1,7 @@
 //! `coffer gather`: the shards that several processes made become one model.
 
 use crate::{
-    commands::outcome::{self, Made},
+    commands::outcome::{Made, OutcomeFlags},
     exit::Usage,
     model_input::ModelArgs,
 };
@@ -20,7 +20,7 @@ pub(crate) struct Args {
     #[arg(value_name = "SHARD", required = true)]
     shards: Vec<PathBuf>,
     #[command(flatten)]
-    outcome: outcome::Flags,
+    outcome: OutcomeFlags,
 }
 
 /// Gathers.

@@ -26,7 +26,7 @@ use std::{
 
 /// Flags of where it goes and what must be known of it.
 #[derive(clap::Args)]
-pub(crate) struct Flags {
+pub(crate) struct OutcomeFlags {
     /// GGUF file or, for vLLM, directory to write, or bundle with --seal-to; must not exist
     #[arg(short, long, value_name = "OUT")]
     pub(crate) output: Output,
@@ -46,7 +46,7 @@ pub(crate) struct Flags {
 
 /// All that can be refused before anything takes long is in order.
 pub(crate) struct Outcome<'a> {
-    flags: &'a Flags,
+    flags: &'a OutcomeFlags,
     recipients: Vec<Recipient>,
     receipt: Option<Unfinished<'a>>,
     signer: Option<Signer>,
@@ -72,7 +72,7 @@ pub(crate) struct Made<'a> {
 }
 type Write<'a> = dyn FnMut(&Model, Destination<'_>, &mut Progress<'_>) -> Result<Summary, CompressError> + 'a;
 
-impl Flags {
+impl OutcomeFlags {
     /// Looks at everything that is named before anything takes long.
     pub(crate) fn prepare(&self, model: &Model, identities: &Identities) -> Result<Outcome<'_>> {
         if !self.making.dry_run {

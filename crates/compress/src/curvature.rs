@@ -49,13 +49,18 @@ pub struct Factor {
 const DAMPING: f64 = 0.01;
 
 impl Curvature {
-    /// Runs `calibration` and adds up, window by window, in the order of the text.
+    /// Runs `calibration` and adds up, window by window, in the order of the text, for the inputs of the weights that are `wanted`.
     ///
     /// # Errors
     /// The engine cannot run the text, or memory runs out.
-    pub fn of(engine: &Engine, calibration: &Calibration, progress: &mut Progress<'_>) -> Result<Self, CompressError> {
-        fits(engine)?;
-        let mut seen = Seen { cpu: engine.cpu(), inputs: BTreeMap::new(), failed: None };
+    pub fn of(
+        engine: &Engine,
+        calibration: &Calibration,
+        wanted: &dyn Fn(&str) -> bool,
+        progress: &mut Progress<'_>,
+    ) -> Result<Self, CompressError> {
+        fits(engine, wanted)?;
+        let mut seen = Seen { cpu: engine.cpu(), wanted, inputs: BTreeMap::new(), failed: None };
         calibration.run(engine, &mut seen, progress)?;
         if let Some(error) = seen.failed {
             return Err(CompressError::Calibration(format!("adding up what the text does: {error}")));
@@ -152,12 +157,12 @@ impl Moments {
 }
 
 /// Asks for all that will be held, in one piece: a machine that lacks it says so now and not when half the text is done.
-fn fits(engine: &Engine) -> Result<(), CompressError> {
+fn fits(engine: &Engine, wanted: &dyn Fn(&str) -> bool) -> Result<(), CompressError> {
     let graph = LayerGraph::of(engine.config());
     // One weight for each input.
     let first =
         |weight: &str| ["q_proj", "o_proj", "gate_proj", "down_proj"].iter().any(|m| weight.ends_with(&format!(".{m}.weight")));
-    let cols = graph.prunable().filter(|node| first(&node.weight)).filter_map(|node| node.shape.last());
+    let cols = graph.prunable().filter(|node| first(&node.weight) && wanted(&node.weight)).filter_map(|node| node.shape.last());
     let numbers = cols.fold(0usize, |n, &cols| n.saturating_add((cols as usize).saturating_mul(cols as usize)));
     let bytes = numbers.saturating_mul(size_of::<f32>());
     Vec::<f32>::new().try_reserve_exact(numbers).map_err(|_| CompressError::CurvatureMemory { bytes })
@@ -166,12 +171,16 @@ fn fits(engine: &Engine) -> Result<(), CompressError> {
 /// Adds up.
 struct Seen<'a> {
     cpu: &'a Cpu,
+    wanted: &'a dyn Fn(&str) -> bool,
     inputs: BTreeMap<Products, Moments>,
     failed: Option<MatrixError>,
 }
 
 impl Observer for Seen<'_> {
     fn input(&mut self, products: Products, x: &[f32], tokens: usize) {
+        if !products.weights().iter().any(|weight| (self.wanted)(weight)) {
+            return;
+        }
         let cols = x.len() / tokens.max(1);
         let moments = self.inputs.entry(products).or_insert_with(|| Moments { cols, sums: vec![0.0; cols * cols], tokens: 0 });
         moments.tokens += tokens as u64;

@@ -27,7 +27,7 @@ fn curvature(model: &Model, isa: Isa) -> Curvature {
     let calibration = Calibration::new("golden", &text, model.tokenizer.as_ref().unwrap(), 64, 256).unwrap();
     let options = LoadOptions { isa, threads: 2, context: None, kv_format: KvFormat::F16 };
     let engine = Engine::load(&model.config, &*model.weights, options, &mut |_, _| ()).unwrap();
-    Curvature::of(&engine, &calibration, &mut |_, _| ()).unwrap()
+    Curvature::of(&engine, &calibration, &|_| true, &mut |_, _| ()).unwrap()
 }
 
 #[test]

@@ -3,7 +3,12 @@
 use super::Outcome;
 use crate::peers::{Peers, output, run};
 use anyhow::{Context, Result, ensure};
-use std::{fs, path::Path, process::Stdio, time::Instant};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
 
 const KILLS: u32 = 200;
 /// Bytes that are sealed: 46 segments, so that a kill often falls between two.
@@ -70,6 +75,46 @@ pub(crate) fn nothing_is_lost(peers: &Peers, folder: &Path) -> Result<Outcome> {
         "{killed} of {KILLS} runs killed in time, {left} of them with something half made that the next run removed, {done} outputs \
          whole; nothing lost"
     )))
+}
+
+/// Kills quantize again and again until it is done: later than its first note each time, so that it gets on.
+pub(crate) fn work_goes_on(peers: &Peers, folder: &Path) -> Result<Outcome> {
+    let (model, whole, out) = (peers.smollm2()?, folder.join("whole.gguf"), folder.join("out.gguf"));
+    let quantize = |out: &Path| -> Result<Command> {
+        let mut command = peers.coffer("quantize")?;
+        command.arg(&model).args(["--type", "IQ4_NL", "--requantize", "--no-eval", "--json", "--threads", "1", "-o"]).arg(out);
+        Ok(command)
+    };
+    run(&mut quantize(&whole)?)?;
+    let journal = folder.join("out.gguf.partial/.journal");
+    let (mut kills, mut noted) = (0, 0);
+    let kept = loop {
+        let mut child = quantize(&out)?.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let done = loop {
+            if child.try_wait()?.is_some() {
+                break true;
+            }
+            let lines = fs::read_to_string(&journal).map_or(0, |text| text.lines().count());
+            if lines > noted.max(1) {
+                noted = lines;
+                break false;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        if done {
+            let out = child.wait_with_output()?;
+            ensure!(out.status.success(), "quantize failed");
+            let said: serde_json::Value = serde_json::from_slice(&out.stdout)?;
+            break said["kept"].as_u64().unwrap_or(0);
+        }
+        child.kill()?;
+        child.wait()?;
+        kills += 1;
+    };
+    ensure!(kept > 0, "the work was too short to be interrupted");
+    ensure!(fs::read(&out)? == fs::read(&whole)?, "what was interrupted has other bytes");
+    ensure!(fs::read_dir(folder)?.count() == 2, "something is left");
+    Ok(Outcome::Passed(format!("{kills} kills; the last run found {kept} tensors and ended with the bytes of one that was not killed")))
 }
 
 fn leftovers(folder: &Path) -> Result<usize> {
