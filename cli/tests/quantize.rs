@@ -100,6 +100,13 @@ fn a_receipt_leads_to_its_model_and_to_no_other() {
     let equal = again(&receipt, &scribe, &out, &["--text", &text, "--json"]);
     assert_eq!(equal.code, 0, "{}", equal.stderr);
     assert_eq!(json(&equal.stdout)["tensors"], 75);
+    let seen = json(&ok(&["inspect", &out, "--receipt", &receipt, "--tensors", "--json"]));
+    assert_eq!((&seen["mixture"]["name"], &seen["receipt"]["method"]), (&"Q3_K_M".into(), &"gptq@1".into()));
+    assert!(seen["tensors"].as_array().unwrap().iter().all(|t| !t["why"].as_str().unwrap().is_empty()));
+    let told = ok(&["inspect", &out, "--receipt", &receipt]);
+    assert!(told.contains("learned from") && told.contains("not measured"), "{told}");
+    let foreign = run(&["inspect", &scribe, "--receipt", &receipt]);
+    assert!(foreign.code == 3 && foreign.stderr.contains("another model"), "{}", foreign.stderr);
     let sample = again(&receipt, &scribe, &out, &["--text", &text, "--sample", "5", "--json"]);
     assert_eq!(json(&sample.stdout)["tensors"], 5);
 

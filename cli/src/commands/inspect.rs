@@ -2,13 +2,20 @@
 
 use crate::{
     commands::bundle,
-    model_input::ModelArgs,
+    exit::Refused,
+    model_input::{ModelArgs, read_bounded},
     output::{self, Table},
 };
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
+use coffer_checkpoint::TensorInfo;
+use coffer_compress::quantize;
+use coffer_evidence::{
+    Receipt,
+    receipt::{self, Learned, Parameters},
+};
 use coffer_seal::bundle::Bundle;
 use coffer_store::{Container, Model};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// Show what a model is: architecture, shape, types of its tensors, tokenizer, chat template. Of a data set: files and records. Of a
 /// sealed bundle it shows how many recipients of which kind there are; with a key also who they are, the epoch, and the files.
@@ -16,9 +23,12 @@ use std::collections::BTreeMap;
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// List every tensor
+    /// List every tensor, and why it has its type
     #[arg(long)]
     tensors: bool,
+    /// Show what this receipt says of how the model was made and what it lost; reads all weights to see whether it is this model's
+    #[arg(long, value_name = "RECEIPT.json")]
+    receipt: Option<PathBuf>,
     /// Compute the digest of the weights (reads all of them)
     #[arg(long)]
     digest: bool,
@@ -54,11 +64,24 @@ pub(crate) struct Summary {
     chat_template: bool,
     types: BTreeMap<String, TypeShare>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    mixture: Option<Mixture>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     weights_digest: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tensors: Vec<Tensor>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    receipt: Option<Receipt>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     bundle: Option<bundle::Summary>,
+}
+
+/// What the types of a quantized model are.
+#[derive(serde::Serialize)]
+struct Mixture {
+    name: String,
+    about: &'static str,
+    /// Tensors that have other types.
+    others: usize,
 }
 
 #[derive(Default, serde::Serialize)]
@@ -74,6 +97,8 @@ struct Tensor {
     dtype: String,
     shape: Vec<u64>,
     bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
 }
 
 /// Opens the model and prints its summary.
@@ -106,12 +131,25 @@ struct Sealed<'a> {
 
 fn show(args: &Args, model: &Model, bundle: Option<bundle::Summary>) -> Result<()> {
     let mut summary = Summary::of(model);
-    if args.digest {
-        summary.weights_digest = Some(model.weights_digest()?.to_string());
+    let explanation = quantize::explain(model);
+    if args.digest || args.receipt.is_some() {
+        let digest = model.weights_digest()?;
+        let receipt = |path: &PathBuf| -> Result<Receipt> {
+            let bytes = read_bounded(path, receipt::MAX_LEN as u64)?;
+            let receipt = Receipt::parse(&bytes).with_context(|| path.display().to_string())?;
+            let other = format!("{}: the receipt of another model, of weights {}", path.display(), receipt.result);
+            ensure!(receipt.result == digest, Refused(other));
+            Ok(receipt)
+        };
+        summary.receipt = args.receipt.as_ref().map(receipt).transpose()?;
+        summary.weights_digest = Some(digest.to_string());
     }
     if args.tensors {
-        summary.tensors = model.weights.index().iter().map(|(_, t)| Tensor::from(t)).collect();
+        let why = |name: &str| explanation.as_ref()?.why.get(name).cloned();
+        let tensor = |(_, t): (_, &TensorInfo)| Tensor { why: why(&t.name), ..Tensor::from(t) };
+        summary.tensors = model.weights.index().iter().map(tensor).collect();
     }
+    summary.mixture = explanation.map(|e| Mixture { name: e.scheme.to_string(), about: e.about, others: e.others });
     if args.json {
         summary.bundle = bundle;
         return output::json(&summary);
@@ -158,8 +196,10 @@ impl Summary {
             tied_embeddings: c.tie_embeddings,
             chat_template: model.template.is_some(),
             types,
+            mixture: None,
             weights_digest: None,
             tensors: Vec::new(),
+            receipt: None,
             bundle: None,
         }
     }
@@ -202,13 +242,23 @@ impl std::fmt::Display for Summary {
         let types: Vec<String> =
             self.types.iter().map(|(name, t)| format!("{} {name} ({})", t.tensors, output::bytes(t.bytes))).collect();
         writeln!(f, "tensors       {}", types.join(", "))?;
+        if let Some(Mixture { name, about, others }) = &self.mixture {
+            let but = match others {
+                0 => String::new(),
+                1 => ", but for one tensor".to_owned(),
+                n => format!(", but for {n} tensors"),
+            };
+            writeln!(f, "mixture       {name}{but}; most in {about}")?;
+        }
         if let Some(digest) = &self.weights_digest {
             writeln!(f, "weights       {digest}")?;
         }
+        self.receipt.as_ref().map_or(Ok(()), |receipt| told(receipt, f))?;
         if !self.tensors.is_empty() {
-            let mut table = Table::new(&["tensor", "type", "shape", ">bytes"]);
+            let mut table = Table::new(&["tensor", "type", "shape", ">bytes", "why"]);
             for t in &self.tensors {
-                table.row([t.name.clone(), t.dtype.clone(), format!("{:?}", t.shape), output::count(t.bytes)]);
+                let why = t.why.clone().unwrap_or_default();
+                table.row([t.name.clone(), t.dtype.clone(), format!("{:?}", t.shape), output::count(t.bytes), why]);
             }
             write!(f, "{table}")?;
         }
@@ -216,8 +266,31 @@ impl std::fmt::Display for Summary {
     }
 }
 
-impl From<&coffer_checkpoint::TensorInfo> for Tensor {
-    fn from(t: &coffer_checkpoint::TensorInfo) -> Self {
-        Self { name: t.name.clone(), dtype: t.dtype.name(), shape: t.shape.clone(), bytes: t.bytes().unwrap_or(0) }
+/// What a receipt says, for people.
+fn told(receipt: &Receipt, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    let learned = match &receipt.learned {
+        Some(Learned::Text { name, bytes, .. }) => format!(", learned from {} of {name}", output::bytes(*bytes)),
+        Some(Learned::Imatrix { name, .. }) => format!(", with the importance matrix {name}"),
+        None => String::new(),
+    };
+    let Parameters { scheme, types, requantize } = &receipt.parameters;
+    let fixed = if types.is_empty() { String::new() } else { format!(" ({} tensors fixed or chosen)", types.len()) };
+    let twice = if *requantize { "; a quantized source was accepted" } else { "" };
+    writeln!(f, "made          {scheme}{fixed} by {}{learned}{twice}", receipt.method)?;
+    writeln!(f, "source        {}", receipt.source)?;
+    let Some(lost) = &receipt.lost else { return writeln!(f, "lost          not measured") };
+    let number = |field: &str| lost[field].as_f64().unwrap_or(f64::NAN);
+    let text = lost["text"].as_str().unwrap_or("a text");
+    writeln!(
+        f,
+        "lost          KL {:.5} nats in the mean, the same first token in {:.2} %, on {text}",
+        number("kl_mean"),
+        number("same_top") * 100.0
+    )
+}
+
+impl From<&TensorInfo> for Tensor {
+    fn from(t: &TensorInfo) -> Self {
+        Self { name: t.name.clone(), dtype: t.dtype.name(), shape: t.shape.clone(), bytes: t.bytes().unwrap_or(0), why: None }
     }
 }

@@ -137,6 +137,13 @@ trait Block<const N: usize, const B: usize>: Sized {
     fn search(x: &[f32; N], w: Option<&[f32; N]>) -> Option<Self>;
     /// Gives value `i` the code nearest to `v` under these scales, and returns what that code stands for.
     fn round(&mut self, i: usize, v: f32) -> f32;
+    /// The same for all values, where nothing depends on what codes stand for.
+    #[inline(always)]
+    fn round_all(&mut self, x: &[f32; N]) {
+        for (i, &v) in x.iter().enumerate() {
+            self.round(i, v);
+        }
+    }
     /// Writes scales and codes.
     fn store(&self, out: &mut [u8; B]);
 }
@@ -212,9 +219,7 @@ impl<T: Block<N, B>, const N: usize, const B: usize> Wide for Searching<'_, T, N
         let weights = self.weights.map(|w| w.as_chunks::<N>().0);
         for (i, (x, out)) in self.values.as_chunks::<N>().0.iter().zip(self.out.as_chunks_mut::<B>().0).enumerate() {
             let mut block = T::search(x, weights.map(|w| &w[i])).ok_or(Overflow { index: i * N })?;
-            for (i, &v) in x.iter().enumerate() {
-                block.round(i, v);
-            }
+            block.round_all(x);
             block.store(out);
         }
         Ok(())

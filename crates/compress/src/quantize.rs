@@ -1,12 +1,14 @@
 //! Quantization of weights to GGUF's block formats and those of compressed-tensors.
 
 mod automatic;
+mod explain;
 pub(crate) mod gptq;
 mod mixture;
 mod pin;
 mod rounded;
 
 pub use automatic::{Costs, Goal, Mixture};
+pub use explain::{Explanation, explain};
 use gptq::Feedback;
 pub use mixture::Scheme;
 pub use pin::{Pin, pinned};

@@ -156,6 +156,33 @@ fn directories_for_vllm_hold_what_was_rounded_and_can_be_rounded_no_further_unas
 }
 
 #[test]
+fn the_types_of_a_quantized_model_are_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = scribe();
+    assert_eq!(quantize::explain(&model), None);
+    for scheme in Scheme::ALL.into_iter().filter(|s| !matches!(s, Scheme::F16 | Scheme::BF16)) {
+        let out = dir.path().join(scheme.to_string());
+        quantize(&model, &out, &params(scheme, BTreeMap::new(), Inputs::Unknown), &mut |_, _| ()).unwrap();
+        let found = quantize::explain(&open(&out, &[]).unwrap()).unwrap();
+        assert_eq!((found.scheme, found.others), (scheme, 0), "{scheme}");
+    }
+    let down = "model.layers.0.mlp.down_proj.weight";
+    let why = |types: &[(&str, DType)]| {
+        let types = types.iter().map(|(name, dtype)| ((*name).to_owned(), *dtype)).collect();
+        let out = dir.path().join("pinned");
+        quantize(&model, &out, &params(Scheme::Q4_K_M, types, Inputs::Unknown), &mut |_, _| ()).unwrap();
+        let found = quantize::explain(&open(&out, &[]).unwrap()).unwrap();
+        fs::remove_file(&out).unwrap();
+        assert_eq!(found.scheme, Scheme::Q4_K_M);
+        (found.others, found.why[down].clone())
+    };
+    let (others, reason) = why(&[]);
+    assert!(others == 0 && reason.contains("way back into the stream"), "{reason}");
+    let (others, reason) = why(&[(down, DType::Q8_0)]);
+    assert!(others == 1 && reason.contains("not Q4_K_M's Q6_K"), "{reason}");
+}
+
+#[test]
 fn pins_fix_types_by_either_name_and_say_what_they_cannot() {
     let model = scribe();
     let pinned =

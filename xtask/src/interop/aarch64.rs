@@ -15,19 +15,23 @@ const PACKAGES: [&str; 3] = ["rustc-web", "libstd-rust-web-dev:arm64", "gcc-aarc
 /// Processors that qemu plays: NEON with and without the dot product.
 const PROCESSORS: [&str; 2] = ["max", "cortex-a53"];
 
-/// The kernels' contract, and the golden bits of every family: every instruction set that the processor has gives them.
+/// The kernels' contract, the golden bits of every family and those of methods of quantization: every instruction set that the
+/// processor has gives them.
 pub(crate) fn contract(peers: &Peers, _: &Path) -> Result<Outcome> {
     let qemu = peers.debian_package("qemu-aarch64", "qemu-user")?;
     let compiler = compiler()?;
     let (kernels, engine) =
         (build(peers, &compiler, "coffer-kernels", "contract")?, build(peers, &compiler, "coffer-engine", "engine")?);
+    let methods = build(peers, &compiler, "coffer-compress", "golden")?;
     let [with_dot, without] = PROCESSORS;
     let contract = passed(Command::new(&qemu).args(["-cpu", with_dot]).arg(kernels))?;
     for processor in PROCESSORS {
         passed(Command::new(&qemu).args(["-cpu", processor]).arg(&engine).arg("golden"))?;
     }
+    passed(Command::new(&qemu).args(["-cpu", with_dot]).arg(methods))?;
     Ok(Outcome::Passed(format!(
-        "{contract} tests of the contract on cpu {with_dot}; golden bits of every family there and on {without}"
+        "{contract} tests of the contract on cpu {with_dot}; golden bits of every family there and on {without}, and of what \
+         quantizing makes"
     )))
 }
 

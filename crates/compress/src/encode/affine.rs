@@ -5,7 +5,7 @@
 //! `dmin` then follow from the largest, and the integers around the nearest `s` and `m` are tried for the error that is
 //! really made. All sub-blocks of a super-block are searched at once, one in each vector lane.
 
-use super::lanes::{Alike, Lanes, Transposed, Weights, lanes, transposed};
+use super::lanes::{Alike, Lanes, Transposed, Weights, lanes, together, transposed};
 use super::{Block, greatest, least, pack, reciprocal, round_even, to_f16, to_f16_outward};
 use half::f16;
 
@@ -20,6 +20,10 @@ impl Block<256, 144> for Q4K {
     #[inline(always)]
     fn round(&mut self, i: usize, v: f32) -> f32 {
         self.0.round::<32, 15>(i, v)
+    }
+    #[inline(always)]
+    fn round_all(&mut self, x: &[f32; 256]) {
+        self.0.round_all::<32, 15>(x);
     }
     #[inline(always)]
     fn store(&self, out: &mut [u8; 144]) {
@@ -40,6 +44,10 @@ impl Block<256, 176> for Q5K {
     #[inline(always)]
     fn round(&mut self, i: usize, v: f32) -> f32 {
         self.0.round::<32, 31>(i, v)
+    }
+    #[inline(always)]
+    fn round_all(&mut self, x: &[f32; 256]) {
+        self.0.round_all::<32, 31>(x);
     }
     #[inline(always)]
     fn store(&self, out: &mut [u8; 176]) {
@@ -64,6 +72,10 @@ impl Block<256, 84> for Q2K {
     #[inline(always)]
     fn round(&mut self, i: usize, v: f32) -> f32 {
         self.0.round::<16, 3>(i, v)
+    }
+    #[inline(always)]
+    fn round_all(&mut self, x: &[f32; 256]) {
+        self.0.round_all::<16, 3>(x);
     }
     #[inline(always)]
     fn store(&self, out: &mut [u8; 84]) {
@@ -193,6 +205,14 @@ impl<const S: usize> Super<S> {
         self.codes[i] = code as u8;
         self.scale[j] * code - self.min[j]
     }
+
+    #[inline(always)]
+    fn round_all<const L: usize, const MAX: u8>(&mut self, x: &[f32; 256]) {
+        let lanes = self.min.iter().zip(&self.inverse);
+        for ((x, codes), (&min, &inverse)) in x.as_chunks::<L>().0.iter().zip(self.codes.as_chunks_mut::<L>().0).zip(lanes) {
+            *codes = x.map(|v| code(v + min, inverse, f32::from(MAX)) as u8);
+        }
+    }
 }
 
 impl Super<8> {
@@ -273,6 +293,7 @@ impl<const S: usize> Fit<S> {
                 fit.qy[j] += weighted * y[j];
             }
         }
+        fit = together(fit);
         for j in 0..S {
             let (n, sum, zero) = (sums.w[j], sums.y[j], sums.zero[j]);
             let (free, det) = (fit.qy[j] * n - sum * fit.q[j], fit.qq[j] * n - fit.q[j] * fit.q[j]);
@@ -284,7 +305,7 @@ impl<const S: usize> Fit<S> {
             let fixed = if clamped { (2.0 * sum - n * zero) * zero } else { 0.0 };
             fit.explained[j] = if det > 0.0 { numerator / denominator + fixed } else { f32::MIN };
         }
-        fit
+        together(fit)
     }
 
     #[inline(always)]

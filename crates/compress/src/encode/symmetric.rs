@@ -5,7 +5,7 @@
 //! largest; then the integers around the nearest `s` are tried for the error that is really made.
 //! All sub-blocks of a super-block are searched at once, one in each vector lane.
 
-use super::lanes::{Alike, Lanes, Transposed, Weights, lanes, transposed};
+use super::lanes::{Alike, Lanes, Transposed, Weights, lanes, together, transposed};
 use super::{Block, greatest, least, pack, reciprocal, round_even, to_f16, to_f16_outward};
 use coffer_checkpoint::blocks::IQ4_VALUES;
 use half::f16;
@@ -21,6 +21,10 @@ impl Block<256, 210> for Q6K {
     #[inline(always)]
     fn round(&mut self, i: usize, v: f32) -> f32 {
         self.0.round::<16, Whole<32>>(i, v)
+    }
+    #[inline(always)]
+    fn round_all(&mut self, x: &[f32; 256]) {
+        self.0.round_all::<16, Whole<32>>(x);
     }
     #[inline(always)]
     fn store(&self, out: &mut [u8; 210]) {
@@ -43,6 +47,10 @@ impl Block<256, 110> for Q3K {
     #[inline(always)]
     fn round(&mut self, i: usize, v: f32) -> f32 {
         self.0.round::<16, Whole<4>>(i, v)
+    }
+    #[inline(always)]
+    fn round_all(&mut self, x: &[f32; 256]) {
+        self.0.round_all::<16, Whole<4>>(x);
     }
     #[inline(always)]
     fn store(&self, out: &mut [u8; 110]) {
@@ -68,6 +76,10 @@ impl Block<256, 136> for Iq4Xs {
     #[inline(always)]
     fn round(&mut self, i: usize, v: f32) -> f32 {
         self.0.round::<32, Curve>(i, v)
+    }
+    #[inline(always)]
+    fn round_all(&mut self, x: &[f32; 256]) {
+        self.0.round_all::<32, Curve>(x);
     }
     #[inline(always)]
     fn store(&self, out: &mut [u8; 136]) {
@@ -205,6 +217,13 @@ impl<const S: usize> Super<S> {
         self.codes[i] = C::nearest(v * self.inverse[j]);
         self.scale[j] * self.codes[i]
     }
+
+    #[inline(always)]
+    fn round_all<const L: usize, C: Codes>(&mut self, x: &[f32; 256]) {
+        for ((x, codes), &inverse) in x.as_chunks::<L>().0.iter().zip(self.codes.as_chunks_mut::<L>().0).zip(&self.inverse) {
+            *codes = x.map(|v| C::nearest(v * inverse));
+        }
+    }
 }
 
 /// The numbers that codes stand for.
@@ -269,18 +288,22 @@ fn search<C: Codes, const S: usize, const L: usize>(x: &Transposed<S, L>, w: imp
     let unit = extreme.map(reciprocal);
     // From here on in units of the extreme value: −1 to 1.
     let y: Transposed<S, L> = std::array::from_fn(|i| lanes(|j| x[i][j] * unit[j]));
-    let mut best = ([-1.0 / C::LOWEST; S], [f32::MIN; S]);
+    // The sums of the best candidate, and how much of the squares they explain.
+    let mut best = ([-1.0; S], [C::LOWEST; S], [f32::MIN; S]);
     for step in 0..C::STEPS {
         let width = -C::LOWEST * (C::FROM + C::BY * step as f32);
-        let (qy, qq) = sums::<C, S, L>(&y, w, width);
+        let (qy, qq) = together(sums::<C, S, L>(&y, w, width));
         for j in 0..S {
-            let explained = qy[j] * qy[j] / greatest(qq[j], SMALL);
-            let better = explained > best.1[j];
-            best.0[j] = if better { qy[j] / greatest(qq[j], SMALL) } else { best.0[j] };
-            best.1[j] = if better { explained } else { best.1[j] };
+            let qq = greatest(qq[j], SMALL);
+            let explained = qy[j] * qy[j] / qq;
+            let better = explained > best.2[j];
+            best.0[j] = if better { qy[j] } else { best.0[j] };
+            best.1[j] = if better { qq } else { best.1[j] };
+            best.2[j] = if better { explained } else { best.2[j] };
         }
+        best = together(best);
     }
-    lanes(|j| best.0[j] * extreme[j])
+    lanes(|j| best.0[j] / best.1[j] * extreme[j])
 }
 /// Less than any sum of squared codes that is not 0, times the least weight.
 const SMALL: f32 = 1e-8;

@@ -89,39 +89,54 @@ impl Scheme {
 
     /// The type of `tensor`.
     pub(super) fn dtype_of(self, tensor: &TensorInfo, facts: Facts<'_>) -> DType {
+        self.choose(tensor, facts).0
+    }
+
+    /// The type of `tensor`, and why it gets that.
+    pub(super) fn choose(self, tensor: &TensorInfo, facts: Facts<'_>) -> (DType, Why) {
         if self.main().is_compressed() {
             return self.in_hugging_face(tensor);
         }
+        if tensor.shape.len() < 2 {
+            return (DType::F32, Why::Vector);
+        }
         // A router is small, and what it rounds away sends tokens to other experts.
-        if tensor.shape.len() < 2 || is_router(&tensor.name) {
-            return DType::F32;
+        if is_router(&tensor.name) {
+            return (DType::F32, Why::Router);
         }
         let main = self.main();
         if !main.is_quantized() {
-            return main;
+            return (main, Why::Most);
         }
         let is_head = tensor.name == HEAD || facts.tied && tensor.name == EMBEDDING;
-        fitting(if is_head { head(main, tensor.cols()) } else { self.inner(&tensor.name, facts) }, tensor.cols())
+        let (wanted, why) = if is_head { (head(main, tensor.cols()), Why::Head) } else { self.inner(&tensor.name, facts) };
+        let dtype = fitting(wanted, tensor.cols());
+        (dtype, if dtype == wanted { why } else { Why::Narrow { wanted } })
     }
 
     /// Products are compressed but for the head and routers; all else keeps a float type.
-    fn in_hugging_face(self, tensor: &TensorInfo) -> DType {
+    fn in_hugging_face(self, tensor: &TensorInfo) -> (DType, Why) {
         let kept = if tensor.dtype.is_quantized() { DType::BF16 } else { tensor.dtype };
         let is_table = tensor.name == HEAD || tensor.name == EMBEDDING || is_router(&tensor.name);
-        if tensor.shape.len() < 2 || is_table {
-            return kept;
+        if tensor.shape.len() < 2 {
+            return (kept, Why::Vector);
         }
-        let narrower = match self.main() {
+        if is_table {
+            return (kept, Why::Table);
+        }
+        let main = self.main();
+        let narrower = match main {
             DType::W4_G128 => DType::W4_G32,
             DType::W4Z_G128 => DType::W4Z_G32,
             other => other,
         };
         let fits = |d: &DType| tensor.cols().is_multiple_of(d.block_len() as u64);
-        [self.main(), narrower].into_iter().find(fits).unwrap_or(kept)
+        let why = if fits(&main) { Why::Most } else { Why::Narrow { wanted: main } };
+        ([main, narrower].into_iter().find(fits).unwrap_or(kept), why)
     }
 
     /// The type of most matrices.
-    fn main(self) -> DType {
+    pub(super) fn main(self) -> DType {
         match self {
             Self::F16 => DType::F16,
             Self::BF16 => DType::BF16,
@@ -147,10 +162,16 @@ impl Scheme {
     }
 
     /// Mixtures spend more bits on values and on the ways back into the stream, in the blocks where errors cost most.
-    fn inner(self, name: &str, facts: Facts<'_>) -> DType {
+    fn inner(self, name: &str, facts: Facts<'_>) -> (DType, Why) {
+        let main = self.main();
+        let Some(block) = block_of(name) else { return (main, Why::Most) };
+        let Some(part) = Part::of(name, facts.config.architecture.family().stacked) else { return (main, Why::Most) };
+        let dtype = self.of_part(part, block, facts);
+        (dtype, if dtype == main { Why::Most } else { Why::Costly(part) })
+    }
+
+    fn of_part(self, part: Part, block: usize, facts: Facts<'_>) -> DType {
         let (config, main) = (facts.config, self.main());
-        let Some(block) = block_of(name) else { return main };
-        let Some(part) = Part::of(name, config.architecture.family().stacked) else { return main };
         // Eight experts are so large that better attention costs little.
         let eight = config.experts.as_ref().is_some_and(|experts| experts.count == 8);
         let shared = config.heads / config.kv_heads.max(1) >= 4;
@@ -205,9 +226,43 @@ impl Scheme {
     }
 }
 
+/// Why a tensor has its type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// It is what most matrices get.
+    Most,
+    Vector,
+    Router,
+    Head,
+    /// An embedding, head or router that engines want in floats.
+    Table,
+    /// Errors there cost more than bits.
+    Costly(Part),
+    /// Its rows do not fit the blocks of the wanted type.
+    Narrow {
+        wanted: DType,
+    },
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Most => "what most matrices get",
+            Self::Vector => "a vector: small, so it is not rounded",
+            Self::Router => "a router: small, and its errors send tokens to other experts",
+            Self::Head => "the output head: every answer passes it",
+            Self::Table => "a table or router, which engines want in floats",
+            Self::Costly(Part::Key | Part::Value) => "attention's values: errors cost much in this block, bits little",
+            Self::Costly(Part::Output | Part::Down) => "a way back into the stream: errors cost much in this block",
+            Self::Costly(Part::Stacked) => "queries, keys and values in one tensor",
+            Self::Narrow { wanted } => return write!(f, "its rows are no multiple of {wanted}'s blocks of {}", wanted.block_len()),
+        })
+    }
+}
+
 /// The products that rules single out.
-#[derive(Clone, Copy)]
-enum Part {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
     Key,
     Value,
     /// Queries, keys and values in one tensor.
