@@ -326,6 +326,13 @@ fn round_even(v: f32) -> f32 {
     (v + ROUND) - ROUND
 }
 
+/// A whole number from 0 to 255 as a byte: 2^23 has it in its lowest bits when it is added. Unlike `as`, which must look for others,
+/// that is one vector operation.
+#[inline(always)]
+fn byte(whole: f32) -> u8 {
+    (whole + 8_388_608.0).to_bits() as u8
+}
+
 /// The smaller of the two, in the form of one vector instruction (`f32::min` has to look for NaN).
 #[inline(always)]
 fn least(a: f32, b: f32) -> f32 {

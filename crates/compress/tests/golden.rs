@@ -11,13 +11,6 @@ use coffer_kernels::{Isa, KvFormat};
 use coffer_store::{Model, open};
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-/// Type, method, digest of the weights. A change of a digest is a new version of the method.
-const GOLDEN: [(Scheme, &str, &str); 3] = [
-    (Scheme::Q3_K_M, "gptq@1", "sha256:246d56d9653927edfdfb7bcc9782a8e8f5abe099f8012f343cdeb092efea6d8e"),
-    (Scheme::W4A16, "gptq@1", "sha256:aadc7ea82fabf036eb76dea328146edec094c85a5ee6e69244bc6cda2626733b"),
-    (Scheme::W4A16_ASYM, "awq@1", "sha256:3e542bb8cc1ae28d54c8459d810efbafd1cb7dc4de29f1a0f9314ca796173876"),
-];
-
 fn opened() -> Model {
     open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/models/scribe-8m"), &[]).unwrap()
 }
@@ -30,22 +23,37 @@ fn curvature(model: &Model, isa: Isa) -> Curvature {
     Curvature::of(&engine, &calibration, &|_| true, &mut |_, _| ()).unwrap()
 }
 
-#[test]
-fn what_is_learned_and_made_of_it_is_the_same_on_every_instruction_set() {
+/// A change of `golden`, the digest of the weights, is a new version of the method.
+fn made_on_every_instruction_set(scheme: Scheme, method: &str, golden: &str) {
     let model = opened();
     for isa in Isa::available() {
-        for (scheme, method, golden) in GOLDEN {
-            let params =
-                QuantizeParams { scheme, types: BTreeMap::new(), requantize: false, inputs: Inputs::Unknown, threads: 2 };
-            let curvature = curvature(&model, isa);
-            let inputs = match method {
-                "awq@1" => Inputs::Equalized(Arc::new(quantize::equalize(&model, &params, curvature, &mut |_, _| ()).unwrap())),
-                _ => Inputs::Curvature(Arc::new(curvature)),
-            };
-            let rounded = Rounded::with(&model, &QuantizeParams { inputs, ..params });
-            assert_eq!(rounded.method(), method);
-            let made = Model { weights: Arc::new(rounded), ..opened() };
-            assert_eq!(made.weights_digest().unwrap().to_string(), golden, "{scheme} by {method} on {isa:?}");
-        }
+        let params = QuantizeParams { scheme, types: BTreeMap::new(), requantize: false, inputs: Inputs::Unknown, threads: 2 };
+        let curvature = curvature(&model, isa);
+        let inputs = match method {
+            "awq@1" => Inputs::Equalized(Arc::new(quantize::equalize(&model, &params, curvature, &mut |_, _| ()).unwrap())),
+            _ => Inputs::Curvature(Arc::new(curvature)),
+        };
+        let rounded = Rounded::with(&model, &QuantizeParams { inputs, ..params });
+        assert_eq!(rounded.method(), method);
+        let made = Model { weights: Arc::new(rounded), ..opened() };
+        assert_eq!(made.weights_digest().unwrap().to_string(), golden, "{scheme} by {method} on {isa:?}");
     }
+}
+
+#[test]
+fn gptq_in_types_of_gguf() {
+    let golden = "sha256:246d56d9653927edfdfb7bcc9782a8e8f5abe099f8012f343cdeb092efea6d8e";
+    made_on_every_instruction_set(Scheme::Q3_K_M, "gptq@1", golden);
+}
+
+#[test]
+fn gptq_for_vllm() {
+    let golden = "sha256:aadc7ea82fabf036eb76dea328146edec094c85a5ee6e69244bc6cda2626733b";
+    made_on_every_instruction_set(Scheme::W4A16, "gptq@1", golden);
+}
+
+#[test]
+fn awq_for_vllm() {
+    let golden = "sha256:3e542bb8cc1ae28d54c8459d810efbafd1cb7dc4de29f1a0f9314ca796173876";
+    made_on_every_instruction_set(Scheme::W4A16_ASYM, "awq@1", golden);
 }

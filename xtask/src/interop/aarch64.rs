@@ -28,7 +28,7 @@ pub(crate) fn contract(peers: &Peers, _: &Path) -> Result<Outcome> {
     for processor in PROCESSORS {
         passed(Command::new(&qemu).args(["-cpu", processor]).arg(&engine).arg("golden"))?;
     }
-    passed(Command::new(&qemu).args(["-cpu", with_dot]).arg(methods))?;
+    passed(Command::new(&qemu).args(["-cpu", with_dot]).arg(methods).arg("gptq_in_types_of_gguf"))?;
     Ok(Outcome::Passed(format!(
         "{contract} tests of the contract on cpu {with_dot}; golden bits of every family there and on {without}, and of what \
          quantizing makes"

@@ -5,8 +5,8 @@
 //! `dmin` then follow from the largest, and the integers around the nearest `s` and `m` are tried for the error that is
 //! really made. All sub-blocks of a super-block are searched at once, one in each vector lane.
 
-use super::lanes::{Alike, Lanes, Transposed, Weights, lanes, together, transposed};
-use super::{Block, greatest, least, pack, reciprocal, round_even, to_f16, to_f16_outward};
+use super::lanes::{AT_ONCE, Alike, Lanes, Transposed, Weights, lanes, together, transposed};
+use super::{Block, byte, greatest, least, pack, reciprocal, round_even, to_f16, to_f16_outward};
 use half::f16;
 
 /// `d`, `dmin` (f16), 12 bytes of scales and minima, 128 bytes of nibbles.
@@ -148,7 +148,7 @@ impl Single {
     fn round<const MAX: u8>(&mut self, i: usize, v: f32) -> f32 {
         let (d, m) = (self.d.to_f32(), self.m.to_f32());
         let code = code(v - m, reciprocal(d), f32::from(MAX));
-        self.codes[i] = code as u8;
+        self.codes[i] = byte(code);
         code * d + m
     }
 }
@@ -202,7 +202,7 @@ impl<const S: usize> Super<S> {
     fn round<const L: usize, const MAX: u8>(&mut self, i: usize, v: f32) -> f32 {
         let j = i / L;
         let code = code(v + self.min[j], self.inverse[j], f32::from(MAX));
-        self.codes[i] = code as u8;
+        self.codes[i] = byte(code);
         self.scale[j] * code - self.min[j]
     }
 
@@ -210,7 +210,7 @@ impl<const S: usize> Super<S> {
     fn round_all<const L: usize, const MAX: u8>(&mut self, x: &[f32; 256]) {
         let lanes = self.min.iter().zip(&self.inverse);
         for ((x, codes), (&min, &inverse)) in x.as_chunks::<L>().0.iter().zip(self.codes.as_chunks_mut::<L>().0).zip(lanes) {
-            *codes = x.map(|v| code(v + min, inverse, f32::from(MAX)) as u8);
+            *codes = x.map(|v| byte(code(v + min, inverse, f32::from(MAX))));
         }
     }
 }
@@ -249,8 +249,10 @@ fn search<const S: usize, const L: usize>(
     }
 
     let mut best = Fit { explained: [f32::MIN; S], q: [0.0; S], qq: [0.0; S], qy: [0.0; S] };
-    for step in 0..STEPS {
-        best.keep_better(&Fit::new(&y, w, max + FIRST + STRIDE * step as f32, max, &sums));
+    let width = |step: usize| max + FIRST + STRIDE * step as f32;
+    for step in (0..STEPS).step_by(AT_ONCE) {
+        let fits = Fit::of::<L, AT_ONCE>(&y, w, std::array::from_fn(|k| width((step + k).min(STEPS - 1))), max, &sums);
+        fits.iter().for_each(|fit| best.keep_better(fit));
     }
     let fitted: [(f32, f32); S] = std::array::from_fn(|j| best.solve(j, &sums, max));
     (lanes(|j| fitted[j].0 * range[j]), lanes(|j| if unit[j] > 0.0 { fitted[j].1 * range[j] } else { -low[j] }))
@@ -280,32 +282,46 @@ struct Fit<const S: usize> {
 }
 
 impl<const S: usize> Fit<S> {
+    /// Of `K` candidates.
     #[inline(always)]
-    fn new<const L: usize>(y: &Transposed<S, L>, w: impl Weights<S, L>, width: f32, max: f32, sums: &Sums<S>) -> Self {
-        let mut fit = Self { q: [0.0; S], qq: [0.0; S], qy: [0.0; S], explained: [0.0; S] };
+    fn of<const L: usize, const K: usize>(
+        y: &Transposed<S, L>,
+        w: impl Weights<S, L>,
+        widths: [f32; K],
+        max: f32,
+        sums: &Sums<S>,
+    ) -> [Self; K] {
+        let mut fits = [Self { q: [0.0; S], qq: [0.0; S], qy: [0.0; S], explained: [0.0; S] }; K];
         for (i, y) in y.iter().enumerate() {
             let w = w.at(i);
-            for j in 0..S {
-                let code = round_even(least(y[j] * width, max));
-                let weighted = w[j] * code;
-                fit.q[j] += weighted;
-                fit.qq[j] += weighted * code;
-                fit.qy[j] += weighted * y[j];
+            for (fit, width) in fits.iter_mut().zip(widths) {
+                for j in 0..S {
+                    let code = round_even(least(y[j] * width, max));
+                    let weighted = w[j] * code;
+                    fit.q[j] += weighted;
+                    fit.qq[j] += weighted * code;
+                    fit.qy[j] += weighted * y[j];
+                }
             }
         }
-        fit = together(fit);
+        let mut fits = together(fits);
+        fits.iter_mut().for_each(|fit| fit.explain(sums));
+        together(fits)
+    }
+
+    #[inline(always)]
+    fn explain(&mut self, sums: &Sums<S>) {
         for j in 0..S {
             let (n, sum, zero) = (sums.w[j], sums.y[j], sums.zero[j]);
-            let (free, det) = (fit.qy[j] * n - sum * fit.q[j], fit.qq[j] * n - fit.q[j] * fit.q[j]);
-            let offset = fit.qq[j] * sum - fit.q[j] * fit.qy[j];
+            let (free, det) = (self.qy[j] * n - sum * self.q[j], self.qq[j] * n - self.q[j] * self.q[j]);
+            let offset = self.qq[j] * sum - self.q[j] * self.qy[j];
             let clamped = sums.below_zero & (offset > zero * det);
-            let product = fit.qy[j] - zero * fit.q[j];
-            let numerator = if clamped { product * product } else { free * fit.qy[j] + offset * sum };
-            let denominator = if clamped { fit.qq[j] } else { det };
+            let product = self.qy[j] - zero * self.q[j];
+            let numerator = if clamped { product * product } else { free * self.qy[j] + offset * sum };
+            let denominator = if clamped { self.qq[j] } else { det };
             let fixed = if clamped { (2.0 * sum - n * zero) * zero } else { 0.0 };
-            fit.explained[j] = if det > 0.0 { numerator / denominator + fixed } else { f32::MIN };
+            self.explained[j] = if det > 0.0 { numerator / denominator + fixed } else { f32::MIN };
         }
-        together(fit)
     }
 
     #[inline(always)]

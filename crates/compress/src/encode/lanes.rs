@@ -12,6 +12,9 @@ pub(super) fn lanes<const S: usize>(f: impl Fn(usize) -> f32) -> Lanes<S> {
     std::array::from_fn(f)
 }
 
+/// Candidates that are tried side by side: one alone waits for its own sums. The last may be tried twice, which changes nothing.
+pub(super) const AT_ONCE: usize = 2;
+
 /// The same, handed over in memory. Vectorizers start from stores: without this LLVM takes lanes that are used one by one later
 /// apart within the loop that makes them, which costs half of the speed.
 #[inline(always)]

@@ -5,8 +5,8 @@
 //! largest; then the integers around the nearest `s` are tried for the error that is really made.
 //! All sub-blocks of a super-block are searched at once, one in each vector lane.
 
-use super::lanes::{Alike, Lanes, Transposed, Weights, lanes, together, transposed};
-use super::{Block, greatest, least, pack, reciprocal, round_even, to_f16, to_f16_outward};
+use super::lanes::{AT_ONCE, Alike, Lanes, Transposed, Weights, lanes, together, transposed};
+use super::{Block, byte, greatest, least, pack, reciprocal, round_even, to_f16, to_f16_outward};
 use coffer_checkpoint::blocks::IQ4_VALUES;
 use half::f16;
 
@@ -28,7 +28,7 @@ impl Block<256, 210> for Q6K {
     }
     #[inline(always)]
     fn store(&self, out: &mut [u8; 210]) {
-        pack::six_bits_by_128(&self.0.codes.map(|q| (q + 32.0) as u8), &mut out[..192]);
+        pack::six_bits_by_128(&self.0.codes.map(|q| byte(q + 32.0)), &mut out[..192]);
         for (o, s) in out[192..].iter_mut().zip(self.0.s) {
             *o = s as u8;
         }
@@ -54,7 +54,7 @@ impl Block<256, 110> for Q3K {
     }
     #[inline(always)]
     fn store(&self, out: &mut [u8; 110]) {
-        let codes = self.0.codes.map(|q| (q + 4.0) as u8);
+        let codes = self.0.codes.map(|q| byte(q + 4.0));
         let (high, rest) = out.split_at_mut(32);
         for (i, h) in high.iter_mut().enumerate() {
             *h = (0..8).fold(0, |h, group| h | (codes[group * 32 + i] >> 2) << group);
@@ -130,7 +130,7 @@ impl Block<32, 18> for Q40 {
     #[inline(always)]
     fn store(&self, out: &mut [u8; 18]) {
         pack::halves([self.0.d], out);
-        pack::nibbles(&self.0.codes.map(|q| (q + 8.0) as u8), &mut out[2..]);
+        pack::nibbles(&self.0.codes.map(|q| byte(q + 8.0)), &mut out[2..]);
     }
 }
 
@@ -149,7 +149,7 @@ impl Block<32, 22> for Q50 {
     #[inline(always)]
     fn store(&self, out: &mut [u8; 22]) {
         pack::halves([self.0.d], out);
-        pack::five_bits(&self.0.codes.map(|q| (q + 16.0) as u8), &mut out[2..]);
+        pack::five_bits(&self.0.codes.map(|q| byte(q + 16.0)), &mut out[2..]);
     }
 }
 
@@ -290,42 +290,45 @@ fn search<C: Codes, const S: usize, const L: usize>(x: &Transposed<S, L>, w: imp
     let y: Transposed<S, L> = std::array::from_fn(|i| lanes(|j| x[i][j] * unit[j]));
     // The sums of the best candidate, and how much of the squares they explain.
     let mut best = ([-1.0; S], [C::LOWEST; S], [f32::MIN; S]);
-    for step in 0..C::STEPS {
-        let width = -C::LOWEST * (C::FROM + C::BY * step as f32);
-        let (qy, qq) = together(sums::<C, S, L>(&y, w, width));
-        for j in 0..S {
-            let qq = greatest(qq[j], SMALL);
-            let explained = qy[j] * qy[j] / qq;
-            let better = explained > best.2[j];
-            best.0[j] = if better { qy[j] } else { best.0[j] };
-            best.1[j] = if better { qq } else { best.1[j] };
-            best.2[j] = if better { explained } else { best.2[j] };
+    let width = |step: usize| -C::LOWEST * (C::FROM + C::BY * step as f32);
+    for step in (0..C::STEPS).step_by(AT_ONCE) {
+        let widths = std::array::from_fn(|k| width((step + k).min(C::STEPS - 1)));
+        for (qy, qq) in together(sums::<C, S, L, AT_ONCE>(&y, w, widths)) {
+            for j in 0..S {
+                let qq = greatest(qq[j], SMALL);
+                let explained = qy[j] * qy[j] / qq;
+                let better = explained > best.2[j];
+                best.0[j] = if better { qy[j] } else { best.0[j] };
+                best.1[j] = if better { qq } else { best.1[j] };
+                best.2[j] = if better { explained } else { best.2[j] };
+            }
         }
-        best = together(best);
     }
     lanes(|j| best.0[j] / best.1[j] * extreme[j])
 }
 /// Less than any sum of squared codes that is not 0, times the least weight.
 const SMALL: f32 = 1e-8;
 
-/// Weighted sums of products of codes and values, and of squared codes.
+/// Weighted sums of products of codes and values, and of squared codes, for `K` candidates.
 #[inline(always)]
-fn sums<C: Codes, const S: usize, const L: usize>(
+fn sums<C: Codes, const S: usize, const L: usize, const K: usize>(
     y: &Transposed<S, L>,
     w: impl Weights<S, L>,
-    width: f32,
-) -> (Lanes<S>, Lanes<S>) {
-    let (mut qy, mut qq) = ([0.0; S], [0.0; S]);
+    widths: [f32; K],
+) -> [(Lanes<S>, Lanes<S>); K] {
+    let mut sums = [([0.0; S], [0.0; S]); K];
     for (i, v) in y.iter().enumerate() {
         let w = w.at(i);
-        for j in 0..S {
-            let code = C::nearest(v[j] * width);
-            let weighted = w[j] * code;
-            qy[j] += weighted * v[j];
-            qq[j] += weighted * code;
+        for ((qy, qq), width) in sums.iter_mut().zip(widths) {
+            for j in 0..S {
+                let code = C::nearest(v[j] * width);
+                let weighted = w[j] * code;
+                qy[j] += weighted * v[j];
+                qq[j] += weighted * code;
+            }
         }
     }
-    (qy, qq)
+    sums
 }
 
 /// The scales around the nearest that make the least squared error.
