@@ -263,7 +263,9 @@ fn parts_of_several_processes_gather_to_the_bytes_of_one() {
     let refused = gather(&[&shards[0], &shards[1]], &folder.path("no.gguf"), &["--max-kl", "0.0001"]);
     assert_eq!(refused.code, 3, "{}", refused.stderr);
     assert!(Path::new(&folder.path("no.refused.gguf")).exists());
-    for (flags, says) in [(&["--shard", "2/2"][..], "counted from 0"), (&["--shard", "0/2", "--policy", "p"], "cannot be used with")] {
+    for (flags, says) in
+        [(&["--shard", "2/2"][..], "counted from 0"), (&["--shard", "0/2", "--policy", "p"], "cannot be used with")]
+    {
         let refused = quantize(&folder.path("x.gguf"), flags);
         assert!(refused.code == 2 && refused.stderr.contains(says), "{}", refused.stderr);
     }

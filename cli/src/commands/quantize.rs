@@ -25,7 +25,11 @@ use coffer_evidence::{
     receipt::{Learned, Parameters},
 };
 use coffer_store::Model;
-use std::{collections::{BTreeMap, HashSet}, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 /// Write a model with fewer bits per weight, as a GGUF file or for vLLM. The bytes are the same on every machine.
 #[derive(clap::Args)]

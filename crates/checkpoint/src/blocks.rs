@@ -11,39 +11,48 @@ use crate::DType;
 /// # Errors
 /// Returns [`BlockError`] if `dtype` holds no real numbers or the lengths do not match.
 pub fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), BlockError> {
-    let decoder: fn(&[u8], &mut [f32]) = match dtype {
-        DType::F32 => |b, o| o[0] = f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
-        DType::F16 => |b, o| o[0] = f16_at(b, 0),
-        DType::BF16 => |b, o| o[0] = f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16),
-        DType::F64 => |b, o| o[0] = f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32,
-        DType::Q8_0 => q8_0,
-        DType::Q4_0 => q4_0,
-        DType::Q4_1 => q4_1,
-        DType::Q5_0 => q5_0,
-        DType::Q5_1 => q5_1,
-        DType::Q4_K => q4_k,
-        DType::Q5_K => q5_k,
-        DType::Q6_K => q6_k,
-        DType::Q3_K => q3_k,
-        DType::Q2_K => q2_k,
-        DType::IQ4_NL => iq4_nl,
-        DType::IQ4_XS => iq4_xs,
-        DType::F8_E4M3 => |b, o| o[0] = e4m3(b[0]),
-        DType::W4_G32 | DType::W4_G128 => w4,
-        DType::W4Z_G32 | DType::W4Z_G128 => w4z,
-        DType::W8_ROW => w8,
-        DType::F8_ROW => f8,
-        DType::I8 | DType::I16 | DType::I32 | DType::I64 | DType::U8 | DType::Bool => return Err(BlockError::NotReal(dtype)),
-    };
     let (block_bytes, block_len) = (dtype.block_bytes(), dtype.block_len());
-    let blocks = bytes.len() / block_bytes;
-    if blocks.checked_mul(block_len) != Some(out.len()) || !bytes.len().is_multiple_of(block_bytes) {
+    let count = bytes.len() / block_bytes;
+    if count.checked_mul(block_len) != Some(out.len()) || !bytes.len().is_multiple_of(block_bytes) {
         return Err(BlockError::Length { dtype, bytes: bytes.len(), elements: out.len() });
     }
-    for (block, values) in bytes.chunks_exact(block_bytes).zip(out.chunks_exact_mut(block_len)) {
-        decoder(block, values);
+    let mut blocks = |decode: fn(&[u8], &mut [f32])| {
+        for (block, values) in bytes.chunks_exact(block_bytes).zip(out.chunks_exact_mut(block_len)) {
+            decode(block, values);
+        }
+    };
+    match dtype {
+        DType::F32 => each(bytes, out, f32::from_le_bytes),
+        DType::F16 => each(bytes, out, |b| half::f16::from_le_bytes(b).to_f32()),
+        DType::BF16 => each(bytes, out, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)),
+        DType::F64 => each(bytes, out, |b| f64::from_le_bytes(b) as f32),
+        DType::F8_E4M3 => each(bytes, out, |[b]| e4m3(b)),
+        DType::Q8_0 => blocks(q8_0),
+        DType::Q4_0 => blocks(q4_0),
+        DType::Q4_1 => blocks(q4_1),
+        DType::Q5_0 => blocks(q5_0),
+        DType::Q5_1 => blocks(q5_1),
+        DType::Q4_K => blocks(q4_k),
+        DType::Q5_K => blocks(q5_k),
+        DType::Q6_K => blocks(q6_k),
+        DType::Q3_K => blocks(q3_k),
+        DType::Q2_K => blocks(q2_k),
+        DType::IQ4_NL => blocks(iq4_nl),
+        DType::IQ4_XS => blocks(iq4_xs),
+        DType::W4_G32 | DType::W4_G128 => blocks(w4),
+        DType::W4Z_G32 | DType::W4Z_G128 => blocks(w4z),
+        DType::W8_ROW => blocks(w8),
+        DType::F8_ROW => blocks(f8),
+        DType::I8 | DType::I16 | DType::I32 | DType::I64 | DType::U8 | DType::Bool => return Err(BlockError::NotReal(dtype)),
     }
     Ok(())
+}
+
+/// Numbers that stand by themselves.
+fn each<const B: usize>(bytes: &[u8], out: &mut [f32], value: impl Fn([u8; B]) -> f32) {
+    for (out, &bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+        *out = value(bytes);
+    }
 }
 
 /// The 6-bit scale and 6-bit minimum of sub-block `j` (of eight) in the 12 packed bytes of a Q4_K or Q5_K block.

@@ -80,8 +80,16 @@ pub fn plan(method: &dyn Method, bytes_in: u64, threads: usize) -> Result<Plan, 
     }
     let bits_per_weight = bytes_out as f64 * 8.0 / weights.max(1) as f64;
     let largest = tasks.iter().map(|t| t.unit_bytes).max().unwrap_or(0);
-    let summary =
-        Summary { method: method.entry().id, tensors: outputs.len(), weights, bytes_in, bytes_out, bits_per_weight, types, kept: 0 };
+    let summary = Summary {
+        method: method.entry().id,
+        tensors: outputs.len(),
+        weights,
+        bytes_in,
+        bytes_out,
+        bits_per_weight,
+        types,
+        kept: 0,
+    };
     Ok(Plan { summary, steps, peak_memory: largest.saturating_mul(threads.max(1) as u64), outputs })
 }
 

@@ -1,7 +1,12 @@
 //! Quantizing by several processes that share nothing: each makes a shard, some tensors in a row, and one gathers them. The result is
 //! what a single process would have written.
 
-use crate::{CompressError, METHODS, Method, Progress, Summary, Task, driver, method::Entry, quantize::{Quantize, QuantizeParams}, rows};
+use crate::{
+    CompressError, METHODS, Method, Progress, Summary, Task, driver,
+    method::Entry,
+    quantize::{Quantize, QuantizeParams},
+    rows,
+};
 use coffer_checkpoint::{ReadError, TensorId, TensorIndex, TensorInfo, TensorSource};
 use coffer_evidence::{PartDigest, Recipe, WeightsDigest};
 use coffer_store::{

@@ -115,9 +115,8 @@ fn shards_that_are_not_one_model_are_refused() {
     fs::create_dir(&other).unwrap();
     let others = shards(&other, &model, &QuantizeParams { scheme: Scheme::Q4_0, ..params.clone() }, 3);
     let halves = shards(&other, &model, &params, 2);
-    let refused = |paths: &[&PathBuf]| {
-        gathered(&model, &paths.iter().map(|&p| p.clone()).collect::<Vec<_>>()).err().unwrap().to_string()
-    };
+    let refused =
+        |paths: &[&PathBuf]| gathered(&model, &paths.iter().map(|&p| p.clone()).collect::<Vec<_>>()).err().unwrap().to_string();
     assert!(refused(&[]).contains("no shard is named"));
     assert!(refused(&[&all[0], &all[2]]).contains("shard 1 of 3 is missing"));
     assert!(refused(&[&all[0], &all[1]]).contains("shard 2 of 3 is missing"));

@@ -150,7 +150,8 @@ impl ShardWriter {
 
 /// What the file keeps: the rows of each tensor as bytes, then the digests.
 fn stored(tensors: &[TensorInfo]) -> Option<Vec<TensorInfo>> {
-    let bytes = |name: &str, rows, row_bytes| TensorInfo { name: name.to_owned(), dtype: DType::U8, shape: vec![rows, row_bytes] };
+    let bytes =
+        |name: &str, rows, row_bytes| TensorInfo { name: name.to_owned(), dtype: DType::U8, shape: vec![rows, row_bytes] };
     let one = |t: &TensorInfo| Some(bytes(&t.name, t.rows(), t.bytes().and(t.row_bytes())?));
     let all: Option<Vec<_>> = tensors.iter().map(one).collect();
     let mut all = all?;
@@ -242,10 +243,11 @@ impl TensorSource for Shard {
 
     fn read_rows(&self, t: TensorId, rows: Range<u64>, out: &mut [u8]) -> Result<(), ReadError> {
         let info = self.index.get(t);
-        let id = self.file.index().find(&info.name).ok_or_else(|| ReadError::Refused {
-            name: self.name.clone(),
-            reason: format!("there is no tensor {}", info.name),
-        })?;
+        let id = self
+            .file
+            .index()
+            .find(&info.name)
+            .ok_or_else(|| ReadError::Refused { name: self.name.clone(), reason: format!("there is no tensor {}", info.name) })?;
         self.file.read_rows(id, rows, out)
     }
 }

@@ -171,7 +171,7 @@ fn interrupted_work_goes_on_at_every_tensor_to_the_same_bytes() {
         let file = |path: &Path| if path.is_dir() { path.join("model.safetensors") } else { path.to_owned() };
         assert!(fs::read(file(&out)).unwrap() == fs::read(file(&whole)).unwrap(), "{target:?}");
         let remove = |path: &Path| if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-        (remove(&out).unwrap(), remove(&whole).unwrap());
+        [&out, &whole].into_iter().for_each(|path| remove(path).unwrap());
 
         let mut writer = create(b"this");
         writer.write(&bytes(0)).unwrap();

@@ -114,7 +114,9 @@ pub(crate) fn work_goes_on(peers: &Peers, folder: &Path) -> Result<Outcome> {
     ensure!(kept > 0, "the work was too short to be interrupted");
     ensure!(fs::read(&out)? == fs::read(&whole)?, "what was interrupted has other bytes");
     ensure!(fs::read_dir(folder)?.count() == 2, "something is left");
-    Ok(Outcome::Passed(format!("{kills} kills; the last run found {kept} tensors and ended with the bytes of one that was not killed")))
+    Ok(Outcome::Passed(format!(
+        "{kills} kills; the last run found {kept} tensors and ended with the bytes of one that was not killed"
+    )))
 }
 
 fn leftovers(folder: &Path) -> Result<usize> {

@@ -25,5 +25,8 @@ pub(crate) fn ray(peers: &Peers, folder: &Path) -> Result<Outcome> {
     run(verify.arg("--result").arg(&whole).arg("--text").arg(&text))?;
     let left = fs::read_dir(folder)?.count();
     ensure!(left == 3, "{left} files are left");
-    Ok(Outcome::Passed(format!("{PARTS} tasks make the {} bytes of one process, and their receipt leads there", fs::metadata(&out)?.len())))
+    Ok(Outcome::Passed(format!(
+        "{PARTS} tasks make the {} bytes of one process, and their receipt leads there",
+        fs::metadata(&out)?.len()
+    )))
 }

@@ -5,7 +5,7 @@
 //! `dmin` then follow from the largest, and the integers around the nearest `s` and `m` are tried for the error that is
 //! really made. All sub-blocks of a super-block are searched at once, one in each vector lane.
 
-use super::lanes::{AT_ONCE, Alike, Lanes, Transposed, Weights, lanes, together, transposed};
+use super::lanes::{AT_ONCE, Alike, Lanes, Transposed, Weights, each, lanes, rows, together, transposed};
 use super::{Block, byte, greatest, least, pack, reciprocal, round_even, to_f16, to_f16_outward};
 use half::f16;
 
@@ -185,15 +185,15 @@ impl<const S: usize> Super<S> {
         let (stored_d, stored_dmin) = (to_f16_outward(largest(&scales) / top)?, to_f16_outward(largest(&mins) / top)?);
         let (d, dmin) = (stored_d.to_f32(), stored_dmin.to_f32());
         let (s, m) = Shared { d, dmin, max, top }.best_integers(x, w, &scales, &mins);
-        let (scale, min) = (s.map(|s| d * s), m.map(|m| dmin * m));
+        let (scale, min) = (each(&s, |s| d * s), each(&m, |m| dmin * m));
         Some(Self {
             d: stored_d,
             dmin: stored_dmin,
-            s: s.map(|v| v as u8),
-            m: m.map(|v| v as u8),
+            s: each(&s, byte),
+            m: each(&m, byte),
             scale,
             min,
-            inverse: scale.map(reciprocal),
+            inverse: each(&scale, reciprocal),
             codes: [0; 256],
         })
     }
@@ -210,7 +210,7 @@ impl<const S: usize> Super<S> {
     fn round_all<const L: usize, const MAX: u8>(&mut self, x: &[f32; 256]) {
         let lanes = self.min.iter().zip(&self.inverse);
         for ((x, codes), (&min, &inverse)) in x.as_chunks::<L>().0.iter().zip(self.codes.as_chunks_mut::<L>().0).zip(lanes) {
-            *codes = x.map(|v| byte(code(v + min, inverse, f32::from(MAX))));
+            *codes = each(x, |v| byte(code(v + min, inverse, f32::from(MAX))));
         }
     }
 }
@@ -233,12 +233,15 @@ fn search<const S: usize, const L: usize>(
     below_zero: bool,
 ) -> (Lanes<S>, Lanes<S>) {
     let (start, end) = if below_zero { (0.0, f32::MIN) } else { (f32::MAX, f32::MIN) };
-    let low = x.iter().fold([start; S], |m, v| lanes(|j| least(v[j], m[j])));
-    let high = x.iter().fold([end; S], |m, v| lanes(|j| greatest(v[j], m[j])));
+    let (mut low, mut high) = ([start; S], [end; S]);
+    for v in x {
+        low = lanes(|j| least(v[j], low[j]));
+        high = lanes(|j| greatest(v[j], high[j]));
+    }
     let range: Lanes<S> = lanes(|j| high[j] - low[j]);
-    let unit = range.map(reciprocal);
+    let unit = each(&range, reciprocal);
     // From here on in units of the range above the lowest value: 0 to 1.
-    let y: Transposed<S, L> = std::array::from_fn(|i| lanes(|j| (x[i][j] - low[j]) * unit[j]));
+    let y: Transposed<S, L> = rows(x, |v| lanes(|j| (v[j] - low[j]) * unit[j]));
     let mut sums = Sums { w: [0.0; S], y: [0.0; S], zero: lanes(|j| -low[j] * unit[j]), below_zero };
     for (i, y) in y.iter().enumerate() {
         let w = w.at(i);
@@ -393,9 +396,9 @@ impl Shared {
         s: &Lanes<S>,
         m: &Lanes<S>,
     ) -> Lanes<S> {
-        let scale = s.map(|s| self.d * s);
-        let min = m.map(|m| self.dmin * m);
-        let inverse = scale.map(reciprocal);
+        let scale = each(s, |s| self.d * s);
+        let min = each(m, |m| self.dmin * m);
+        let inverse = each(&scale, reciprocal);
         let mut error = [0.0; S];
         for (i, v) in x.iter().enumerate() {
             let w = w.at(i);
@@ -422,5 +425,9 @@ fn code(above_min: f32, inverse: f32, max: f32) -> f32 {
 
 #[inline(always)]
 fn largest<const S: usize>(v: &Lanes<S>) -> f32 {
-    v.iter().fold(0.0, |m, &v| greatest(v, m))
+    let mut largest = 0.0;
+    for &v in v {
+        largest = greatest(v, largest);
+    }
+    largest
 }

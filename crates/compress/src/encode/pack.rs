@@ -42,7 +42,7 @@ pub(super) fn nibbles_by_64(codes: &[u8; 256], out: &mut [u8]) {
 pub(super) fn pairs_by_128(codes: &[u8; 256], out: &mut [u8]) {
     for (half, out) in codes.chunks_exact(128).zip(out.chunks_exact_mut(32)) {
         for (i, o) in out.iter_mut().enumerate() {
-            *o = (0..4).fold(0, |o, quarter| o | (half[32 * quarter + i] & 3) << (2 * quarter));
+            *o = half[i] & 3 | (half[i + 32] & 3) << 2 | (half[i + 64] & 3) << 4 | (half[i + 96] & 3) << 6;
         }
     }
 }

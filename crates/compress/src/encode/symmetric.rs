@@ -5,7 +5,7 @@
 //! largest; then the integers around the nearest `s` are tried for the error that is really made.
 //! All sub-blocks of a super-block are searched at once, one in each vector lane.
 
-use super::lanes::{AT_ONCE, Alike, Lanes, Transposed, Weights, lanes, together, transposed};
+use super::lanes::{AT_ONCE, Alike, Lanes, Transposed, Weights, each, lanes, rows, together, transposed};
 use super::{Block, byte, greatest, least, pack, reciprocal, round_even, to_f16, to_f16_outward};
 use coffer_checkpoint::blocks::IQ4_VALUES;
 use half::f16;
@@ -28,7 +28,7 @@ impl Block<256, 210> for Q6K {
     }
     #[inline(always)]
     fn store(&self, out: &mut [u8; 210]) {
-        pack::six_bits_by_128(&self.0.codes.map(|q| byte(q + 32.0)), &mut out[..192]);
+        pack::six_bits_by_128(&each(&self.0.codes, |q| byte(q + 32.0)), &mut out[..192]);
         for (o, s) in out[192..].iter_mut().zip(self.0.s) {
             *o = s as u8;
         }
@@ -54,13 +54,13 @@ impl Block<256, 110> for Q3K {
     }
     #[inline(always)]
     fn store(&self, out: &mut [u8; 110]) {
-        let codes = self.0.codes.map(|q| byte(q + 4.0));
+        let codes = each(&self.0.codes, |q| byte(q + 4.0));
         let (high, rest) = out.split_at_mut(32);
         for (i, h) in high.iter_mut().enumerate() {
             *h = (0..8).fold(0, |h, group| h | (codes[group * 32 + i] >> 2) << group);
         }
         pack::pairs_by_128(&codes, &mut rest[..64]);
-        pack::six_bits_of_16(&self.0.s.map(|s| (s + 32) as u8), &mut rest[64..76]);
+        pack::six_bits_of_16(&each(&self.0.s, |s| (s + 32) as u8), &mut rest[64..76]);
         pack::halves([self.0.d], &mut rest[76..]);
     }
 }
@@ -83,7 +83,7 @@ impl Block<256, 136> for Iq4Xs {
     }
     #[inline(always)]
     fn store(&self, out: &mut [u8; 136]) {
-        let s = self.0.s.map(|s| (s + 32) as u8);
+        let s = each(&self.0.s, |s| (s + 32) as u8);
         let high = s.iter().enumerate().fold(0u16, |h, (i, s)| h | u16::from(s >> 4) << (2 * i));
         pack::halves([self.0.d], out);
         out[2..4].copy_from_slice(&high.to_le_bytes());
@@ -91,7 +91,7 @@ impl Block<256, 136> for Iq4Xs {
             *o = s[2 * i] & 15 | (s[2 * i + 1] & 15) << 4;
         }
         for (q, out) in self.0.codes.as_chunks::<32>().0.iter().zip(out[8..].chunks_exact_mut(16)) {
-            pack::nibbles(&q.map(Curve::index), out);
+            pack::nibbles(&each(q, Curve::index), out);
         }
     }
 }
@@ -111,7 +111,7 @@ impl Block<32, 18> for Iq4Nl {
     #[inline(always)]
     fn store(&self, out: &mut [u8; 18]) {
         pack::halves([self.0.d], out);
-        pack::nibbles(&self.0.codes.map(Curve::index), &mut out[2..]);
+        pack::nibbles(&each(&self.0.codes, Curve::index), &mut out[2..]);
     }
 }
 
@@ -130,7 +130,7 @@ impl Block<32, 18> for Q40 {
     #[inline(always)]
     fn store(&self, out: &mut [u8; 18]) {
         pack::halves([self.0.d], out);
-        pack::nibbles(&self.0.codes.map(|q| byte(q + 8.0)), &mut out[2..]);
+        pack::nibbles(&each(&self.0.codes, |q| byte(q + 8.0)), &mut out[2..]);
     }
 }
 
@@ -149,7 +149,7 @@ impl Block<32, 22> for Q50 {
     #[inline(always)]
     fn store(&self, out: &mut [u8; 22]) {
         pack::halves([self.0.d], out);
-        pack::five_bits(&self.0.codes.map(|q| byte(q + 16.0)), &mut out[2..]);
+        pack::five_bits(&each(&self.0.codes, |q| byte(q + 16.0)), &mut out[2..]);
     }
 }
 
@@ -207,8 +207,9 @@ impl<const S: usize> Super<S> {
         let largest = scales.iter().fold(0.0f32, |m, &s| if s.abs() > m.abs() { s } else { m });
         let d = to_f16_outward(largest / -bound)?;
         let s = best_integers::<C, S, L>(x, w, d.to_f32(), &scales, bound);
-        let scale = s.map(|s| d.to_f32() * s);
-        Some(Self { d, s: s.map(|s| s as i8), scale, inverse: scale.map(reciprocal), codes: [0.0; 256] })
+        let unit = d.to_f32();
+        let scale = each(&s, |s| unit * s);
+        Some(Self { d, s: each(&s, |s| s as i8), scale, inverse: each(&scale, reciprocal), codes: [0.0; 256] })
     }
 
     #[inline(always)]
@@ -221,7 +222,7 @@ impl<const S: usize> Super<S> {
     #[inline(always)]
     fn round_all<const L: usize, C: Codes>(&mut self, x: &[f32; 256]) {
         for ((x, codes), &inverse) in x.as_chunks::<L>().0.iter().zip(self.codes.as_chunks_mut::<L>().0).zip(&self.inverse) {
-            *codes = x.map(|v| C::nearest(v * inverse));
+            *codes = each(x, |v| C::nearest(v * inverse));
         }
     }
 }
@@ -284,10 +285,13 @@ impl Codes for Curve {
 /// Scale of least squared error for every sub-block.
 #[inline(always)]
 fn search<C: Codes, const S: usize, const L: usize>(x: &Transposed<S, L>, w: impl Weights<S, L>) -> Lanes<S> {
-    let extreme = x.iter().fold([0.0f32; S], |m, v| lanes(|j| if v[j].abs() > m[j].abs() { v[j] } else { m[j] }));
-    let unit = extreme.map(reciprocal);
+    let mut extreme = [0.0f32; S];
+    for v in x {
+        extreme = lanes(|j| if v[j].abs() > extreme[j].abs() { v[j] } else { extreme[j] });
+    }
+    let unit = each(&extreme, reciprocal);
     // From here on in units of the extreme value: −1 to 1.
-    let y: Transposed<S, L> = std::array::from_fn(|i| lanes(|j| x[i][j] * unit[j]));
+    let y: Transposed<S, L> = rows(x, |v| lanes(|j| v[j] * unit[j]));
     // The sums of the best candidate, and how much of the squares they explain.
     let mut best = ([-1.0; S], [C::LOWEST; S], [f32::MIN; S]);
     let width = |step: usize| -C::LOWEST * (C::FROM + C::BY * step as f32);
@@ -363,8 +367,8 @@ fn error<C: Codes, const S: usize, const L: usize>(
     d: f32,
     s: &Lanes<S>,
 ) -> Lanes<S> {
-    let scale = s.map(|s| d * s);
-    let inverse = scale.map(reciprocal);
+    let scale = each(s, |s| d * s);
+    let inverse = each(&scale, reciprocal);
     let mut error = [0.0; S];
     for (i, v) in x.iter().enumerate() {
         let w = w.at(i);

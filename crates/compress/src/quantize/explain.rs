@@ -31,9 +31,8 @@ pub fn explain(model: &Model) -> Option<Explanation> {
     let facts = |importance| Facts { config: &model.config, tied, importance };
     // Vectors are read in the type that they had before GGUF widened them.
     let matrices: Vec<&TensorInfo> = index.iter().map(|(_, t)| t).filter(|t| t.shape.len() > 1).collect();
-    let others = |scheme: Scheme, importance| {
-        matrices.iter().filter(|t| scheme.dtype_of(t, facts(importance)) != t.dtype).count()
-    };
+    let others =
+        |scheme: Scheme, importance| matrices.iter().filter(|t| scheme.dtype_of(t, facts(importance)) != t.dtype).count();
     let all = Scheme::ALL.into_iter().flat_map(|scheme| [(scheme, false), (scheme, true)]);
     let (others, (scheme, importance)) = all.map(|way| (others(way.0, way.1), way)).min_by_key(|(others, _)| *others)?;
     if others * 2 > matrices.len() {

@@ -255,7 +255,9 @@ impl fmt::Display for Why {
             Self::Costly(Part::Key | Part::Value) => "attention's values: errors cost much in this block, bits little",
             Self::Costly(Part::Output | Part::Down) => "a way back into the stream: errors cost much in this block",
             Self::Costly(Part::Stacked) => "queries, keys and values in one tensor",
-            Self::Narrow { wanted } => return write!(f, "its rows are no multiple of {wanted}'s blocks of {}", wanted.block_len()),
+            Self::Narrow { wanted } => {
+                return write!(f, "its rows are no multiple of {wanted}'s blocks of {}", wanted.block_len());
+            }
         })
     }
 }
