@@ -30,6 +30,7 @@ Change
   prune      Set weights to zero
   imatrix    What a text shows about which columns count
   quantize   Fewer bits per weight, and what that loses (exit 3: too much)
+  gather     What several processes quantized, as one model
 
 Protect
   keygen     Make a key
