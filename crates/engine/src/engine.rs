@@ -64,18 +64,24 @@ impl Engine {
         options: LoadOptions,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, EngineError> {
+        let weights = Weights::load(config, weights, options.threads.max(1), progress)?;
+        Ok(Self::with(config, weights, options))
+    }
+
+    /// The engine with these weights.
+    pub(crate) fn with(config: &ModelConfig, weights: Weights, options: LoadOptions) -> Self {
         let threads = options.threads.max(1);
         let own = config.window_theta.map(|theta| RopeConfig { theta, scaling: RopeScaling::None });
         let window = own.map(|rope| rotary::frequencies(&rope, config.head_dim));
-        Ok(Self {
-            weights: Weights::load(config, weights, threads, progress)?,
+        Self {
+            weights,
             cpu: Cpu::new(options.isa, threads),
             frequencies: (rotary::frequencies(&config.rope, config.head_dim), window),
             workspace: Mutex::default(),
             context: options.context.unwrap_or(config.context).min(config.context),
             kv_format: options.kv_format,
             config: config.clone(),
-        })
+        }
     }
     /// Shape of the model.
     pub fn config(&self) -> &ModelConfig {

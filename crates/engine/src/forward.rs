@@ -1,7 +1,7 @@
 //! The forward pass: all spans of all sequences go through a layer together.
 
 use crate::{
-    Engine, EngineError, Span, Want, cache,
+    Engine, EngineError, KvCache, Span, Want, cache,
     error::grow,
     load::{FeedForward, Gated, Layer, Linear},
     mixture::Mixture,
@@ -147,7 +147,7 @@ impl Engine {
         let tokens = self.embed(work, spans, pieces);
         observer.residual(0, &work.x[..tokens * self.config.hidden]);
         for (i, layer) in self.weights.layers.iter().enumerate() {
-            let watch = &mut Watch { observer, layer: i };
+            let watch = &mut Watch { observer, layer: i, cached: i };
             self.attend(work, layer, spans, pieces, tokens, watch);
             self.feed_forward(work, layer, tokens, watch);
             observer.residual(i + 1, &work.x[..tokens * self.config.hidden]);
@@ -156,23 +156,57 @@ impl Engine {
         self.emit(work, pieces, each);
     }
 
+    /// The residual stream `[tokens, hidden]` of `tokens` before the first layer.
+    pub(crate) fn embedded(&self, tokens: &[u32], x: &mut [f32]) {
+        for (&token, row) in tokens.iter().zip(x.chunks_exact_mut(self.config.hidden)) {
+            self.weights.embedding.decode_row(token as usize, row);
+        }
+        if self.config.architecture.family().scaled_embedding {
+            self.cpu.scale(x, (self.config.hidden as f32).sqrt());
+        }
+    }
+
     /// Looks up the tokens of all pieces and notes their positions; returns how many there are.
     fn embed(&self, work: &mut Workspace, spans: &[Span<'_>], pieces: &[Piece]) -> usize {
-        work.positions.clear();
-        let mut rows = work.x.chunks_exact_mut(self.config.hidden);
+        work.note_positions(spans, pieces);
+        let mut row = 0;
         for piece in pieces {
-            let span = &spans[piece.span];
-            let past = span.cache.len();
-            work.positions.extend((past..past + piece.tokens).map(|p| p as u32));
-            for (&token, row) in span.tokens[piece.start..piece.start + piece.tokens].iter().zip(&mut rows) {
-                self.weights.embedding.decode_row(token as usize, row);
-            }
+            let rows = &mut work.x[row * self.config.hidden..(row + piece.tokens) * self.config.hidden];
+            self.embedded(&spans[piece.span].tokens[piece.start..piece.start + piece.tokens], rows);
+            row += piece.tokens;
         }
-        let tokens = work.positions.len();
-        if self.config.architecture.family().scaled_embedding {
-            self.cpu.scale(&mut work.x[..tokens * self.config.hidden], (self.config.hidden as f32).sqrt());
+        row
+    }
+
+    /// Sends the residual stream `x` `[tokens, hidden]` of one sequence through `layer`, the `i`th.
+    ///
+    /// # Errors
+    /// Memory ran out.
+    pub(crate) fn through(
+        &self,
+        layer: &Layer,
+        i: usize,
+        tokens: &[u32],
+        x: &mut [f32],
+        observer: &mut dyn Observer,
+    ) -> Result<(), EngineError> {
+        let mut cache = KvCache::new(1, cache::shape(&self.config, self.kv_format()), tokens.len());
+        cache.reserve(tokens.len())?;
+        let spans = &mut [Span { cache: &mut cache, tokens, want: Want::Nothing }];
+        let passes = passes(spans);
+        let mut work = self.workspace.lock().unwrap_or_else(PoisonError::into_inner);
+        work.prepare(self, &passes, tokens.len())?;
+        for (pieces, x) in passes.iter().zip(x.chunks_mut(PASS * self.config.hidden)) {
+            let tokens = x.len() / self.config.hidden;
+            work.note_positions(spans, pieces);
+            work.x[..x.len()].copy_from_slice(x);
+            let watch = &mut Watch { observer, layer: i, cached: 0 };
+            self.attend(&mut work, layer, spans, pieces, tokens, watch);
+            self.feed_forward(&mut work, layer, tokens, watch);
+            x.copy_from_slice(&work.x[..x.len()]);
+            pieces.iter().for_each(|p| spans[p.span].cache.advance(p.tokens));
         }
-        tokens
+        Ok(())
     }
 
     /// The first half of a block: `x += o(attention(rope(q(norm(x))), …))`.
@@ -206,10 +240,10 @@ impl Engine {
         for piece in pieces {
             let rows = row * kv_width..(row + piece.tokens) * kv_width;
             let cache = &mut *spans[piece.span].cache;
-            cache.write(i, cache.len(), &k[rows.clone()], &v[rows]);
+            cache.write(watch.cached, cache.len(), &k[rows.clone()], &v[rows]);
             row += piece.tokens;
         }
-        cpu.attention(self.attention_shape(i), &mut tasks(spans, pieces, i, q, a, width));
+        cpu.attention(self.attention_shape(i), &mut tasks(spans, pieces, watch.cached, q, a, width));
         let y = &mut work.y[..tokens * config.hidden];
         watch.input(Part::Output, a, tokens);
         self.products(&[&layer.o], a, tokens, &mut [&mut *y]);
@@ -277,7 +311,7 @@ impl Engine {
 
     /// Final norm and head of the wanted tokens.
     fn emit(&self, work: &mut Workspace, pieces: &[Piece], each: &mut dyn FnMut(&[f32])) {
-        let (hidden, vocab) = (self.config.hidden, self.config.vocab);
+        let hidden = self.config.hidden;
         let (mut end, mut wanted) = (0, 0);
         for piece in pieces {
             end += piece.tokens;
@@ -285,11 +319,17 @@ impl Engine {
             work.y[wanted * hidden..][..rows.len()].copy_from_slice(&work.x[rows]);
             wanted += piece.wanted;
         }
-        let h = &mut work.h[..wanted * hidden];
-        self.cpu.rms_norm(&work.y[..wanted * hidden], &self.weights.norm, self.config.norm_eps, h);
+        let Workspace { y, h, logits, .. } = work;
+        self.head(&y[..wanted * hidden], &mut h[..wanted * hidden], logits, each);
+    }
+
+    /// Final norm and head of the residual stream `x`; `h` of its length and `logits` are working space.
+    pub(crate) fn head(&self, x: &[f32], h: &mut [f32], logits: &mut [f32], each: &mut dyn FnMut(&[f32])) {
+        let (hidden, vocab) = (self.config.hidden, self.config.vocab);
+        self.cpu.rms_norm(x, &self.weights.norm, self.config.norm_eps, h);
         for h in h.chunks(rows_of_logits(vocab) * hidden) {
             let rows = h.len() / hidden;
-            let logits = &mut work.logits[..rows * vocab];
+            let logits = &mut logits[..rows * vocab];
             self.cpu.matmul(&[self.weights.head()], h, rows, &mut [&mut *logits]);
             if let Some(bound) = self.config.logit_bound {
                 self.cpu.softcap(logits, bound);
@@ -322,6 +362,14 @@ impl Want {
 }
 
 impl Workspace {
+    fn note_positions(&mut self, spans: &[Span<'_>], pieces: &[Piece]) {
+        self.positions.clear();
+        for piece in pieces {
+            let past = spans[piece.span].cache.len();
+            self.positions.extend((past..past + piece.tokens).map(|p| p as u32));
+        }
+    }
+
     /// Makes every buffer long enough for the longest of `passes`, and the rotary table for `positions`.
     fn prepare(&mut self, engine: &Engine, passes: &[Vec<Piece>], positions: usize) -> Result<(), EngineError> {
         let most = |count: fn(&Piece) -> usize| passes.iter().map(|p| p.iter().map(count).sum()).max().unwrap_or(0);
@@ -396,6 +444,6 @@ fn tasks<'a>(
 }
 
 /// Rows of logits that are computed together.
-fn rows_of_logits(vocab: usize) -> usize {
+pub(crate) fn rows_of_logits(vocab: usize) -> usize {
     (LOGITS / vocab.max(1)).max(1)
 }

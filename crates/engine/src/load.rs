@@ -79,9 +79,20 @@ impl Weights {
         threads: usize,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, EngineError> {
-        let mut loaded = Loaded(pack::nodes(&LayerGraph::of(config), source, threads, progress)?);
+        let graph = LayerGraph::of(config);
+        Self::of(config, Loaded(pack::nodes(graph.nodes().iter().collect(), source, threads, progress)?), config.layers)
+    }
+
+    /// The same without any layer.
+    pub(crate) fn load_without_layers(config: &ModelConfig, source: &dyn TensorSource, threads: usize) -> Result<Self, EngineError> {
+        let graph = LayerGraph::of(config);
+        let nodes = graph.nodes().iter().filter(|node| node.block.is_none()).collect();
+        Self::of(config, Loaded(pack::nodes(nodes, source, threads, &mut |_, _| {})?), 0)
+    }
+
+    fn of(config: &ModelConfig, mut loaded: Loaded, layers: usize) -> Result<Self, EngineError> {
         let embedding = loaded.linear("model.embed_tokens.weight")?.weight;
-        let layers = (0..config.layers).map(|i| loaded.layer(config, i)).collect::<Result<_, _>>()?;
+        let layers = (0..layers).map(|i| loaded.layer(config, i)).collect::<Result<_, _>>()?;
         let norm = loaded.norm("model.norm.weight")?;
         let head = if config.tie_embeddings { None } else { Some(loaded.linear("lm_head.weight")?.weight) };
         Ok(Self { embedding, layers, norm, head })
@@ -100,6 +111,13 @@ impl Weights {
 }
 
 impl Layer {
+    /// Reads and packs one layer.
+    pub(crate) fn load(config: &ModelConfig, source: &dyn TensorSource, i: usize, threads: usize) -> Result<Self, EngineError> {
+        let graph = LayerGraph::of(config);
+        let nodes = graph.nodes().iter().filter(|node| node.block == Some(i)).collect();
+        Loaded(pack::nodes(nodes, source, threads, &mut |_, _| {})?).layer(config, i)
+    }
+
     fn bytes(&self) -> usize {
         let Self { attention_norm, q, k, v, qk_norm, o, post_norms, ffn_norm, feed_forward } = self;
         let norms = [attention_norm, ffn_norm].into_iter().chain(qk_norm.iter().chain(post_norms).flatten());

@@ -77,6 +77,8 @@ impl FeedForward {
 pub(crate) struct Watch<'a> {
     pub(crate) observer: &'a mut dyn Observer,
     pub(crate) layer: usize,
+    /// Which layer of the caches is its own.
+    pub(crate) cached: usize,
 }
 
 impl Watch<'_> {

@@ -3,7 +3,7 @@
 use crate::{EngineError, load::Linear};
 use coffer_checkpoint::{DType, TensorId, TensorInfo, TensorSource, blocks};
 use coffer_kernels::{Matrix, MatrixBuilder};
-use coffer_model::{LayerGraph, Node, NodeKind};
+use coffer_model::{Node, NodeKind};
 use std::{
     collections::HashMap,
     ops::Range,
@@ -26,18 +26,17 @@ pub(crate) enum Packed {
     Linear(Linear),
 }
 
-/// All nodes of `graph`, by the name of their weight. All names and shapes are checked before the first byte is read; of several
+/// `nodes` of a graph, by the name of their weight. All names and shapes are checked before the first byte is read; of several
 /// tensors that cannot be read the first is named. `progress` is called with bytes done and bytes in all.
 ///
 /// What belongs to no block comes first: the embedding and the head are the largest, and no thread should be left with one at the end.
 /// The others follow in the order in which files have them, so that neighbours in a sealed stream share segments.
 pub(crate) fn nodes(
-    graph: &LayerGraph,
+    mut nodes: Vec<&Node>,
     source: &dyn TensorSource,
     threads: usize,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<HashMap<String, Packed>, EngineError> {
-    let mut nodes: Vec<&Node> = graph.nodes().iter().collect();
     nodes.sort_by_key(|node| node.block.is_some());
     let total = nodes.iter().try_fold(0u64, |sum, node| Ok(sum.saturating_add(bytes_of(source, node)?)))?;
     let next = AtomicUsize::new(0);

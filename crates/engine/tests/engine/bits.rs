@@ -4,10 +4,11 @@ use crate::support::{
     Memory, Random, bits, engine, engine_on, gemma2, llama, mistral, mixtral, qwen2, qwen2_moe, random_tokens, run, whole, wide,
 };
 use coffer_checkpoint::DType;
-use coffer_engine::{Engine, Span, Want};
+use coffer_engine::{Engine, Layerwise, LoadOptions, Observer, Span, Want, observe::Products};
 use coffer_kernels::Isa;
 use coffer_model::ModelConfig;
 use proptest::prelude::*;
+use std::sync::Arc;
 
 #[test]
 fn every_isa_and_thread_count() {
@@ -63,6 +64,46 @@ fn a_prompt_longer_than_a_pass() {
     let mut cache = engine.cache(1200).unwrap();
     let last = engine.forward(&mut [Span { cache: &mut cache, tokens: &tokens, want: Want::Last }]).unwrap();
     assert!(bits(&last) == want[1099 * config.vocab..]);
+}
+
+#[test]
+fn layer_after_layer() {
+    struct Inputs(Vec<(Products, Vec<u32>)>);
+    impl Observer for Inputs {
+        fn input(&mut self, products: Products, x: &[f32], _: usize) {
+            self.0.push((products, bits(x)));
+        }
+    }
+    for (config, dtype) in [
+        (llama(), DType::Q4_0),
+        (mistral(), DType::BF16),
+        (qwen2(), DType::F32),
+        (mixtral(), DType::BF16),
+        (gemma2(), DType::BF16),
+        (qwen2_moe(), DType::BF16),
+    ] {
+        let weights = Memory::random(&config, dtype, 5);
+        let whole_engine = engine(&config, &weights);
+        let windows = vec![random_tokens(&config, 600, 6), random_tokens(&config, 1, 7), random_tokens(&config, 45, 8)];
+        let options = LoadOptions { isa: Isa::detect().unwrap(), threads: 2, context: None, kv_format: whole_engine.kv_format() };
+        let mut text = Layerwise::start(&config, Arc::new(weights), options, windows.clone()).unwrap();
+        let mut seen = Inputs(Vec::new());
+        while text.advance(&mut seen).unwrap() {}
+        assert_eq!(text.done(), config.layers);
+        let mut expected = Inputs(Vec::new());
+        for (i, tokens) in windows.iter().enumerate() {
+            let mut got = Vec::new();
+            text.logits(i, 0..tokens.len(), &mut |row| got.extend(bits(row))).unwrap();
+            assert!(got == whole(&whole_engine, tokens), "window {i}");
+            let mut cache = whole_engine.cache(tokens.len()).unwrap();
+            let spans = &mut [Span { cache: &mut cache, tokens, want: Want::Nothing }];
+            whole_engine.forward_observed(spans, &mut expected, &mut |_| ()).unwrap();
+        }
+        // The same inputs; whole windows come one after the other here, and layers there.
+        seen.0.sort();
+        expected.0.sort();
+        assert!(seen.0 == expected.0);
+    }
 }
 
 #[test]
