@@ -5,12 +5,12 @@ use crate::{
     progress::{Progress, Style},
 };
 use anyhow::Result;
-use coffer_assess::fidelity::{self, Fidelity, Loaded, Windows};
+use coffer_assess::fidelity::{self, Fidelity, OnTheWay, Windows};
 use coffer_checkpoint::TensorSource;
 use coffer_engine::{Engine, LoadOptions};
 use coffer_model::ModelConfig;
 use coffer_store::Model;
-use std::num::NonZeroUsize;
+use std::{num::NonZeroUsize, sync::Arc};
 
 /// Flags of such commands.
 #[derive(clap::Args, Clone, Copy, Debug)]
@@ -37,25 +37,24 @@ impl Work {
         load_engine(config, weights, self.options()?, self.progress(what))
     }
 
-    /// Runs `tokens` through `source` and the model of that shape with `weights`, which is told as `what`, and measures how far it is
-    /// from it.
+    /// Runs `tokens` through `source` and the model of that shape with `weights`, layer by layer, and measures how far it is from it.
     pub(crate) fn compare(
         self,
         source: &Model,
-        (what, config, weights): (&str, &ModelConfig, &dyn TensorSource),
+        (config, weights): (&ModelConfig, Arc<dyn TensorSource>),
         tokens: &[u32],
     ) -> Result<Fidelity> {
-        let source = self.load("loading the source", &source.config, &*source.weights)?;
-        let result = self.load(what, config, weights)?;
-        let windows = Windows::new(tokens, source.context().min(512), 0, source.context())?;
+        let context = source.config.context;
+        let windows = Windows::new(tokens, context.min(512), 0, context)?;
         let mut progress = self.steps("measuring the loss");
-        let (_, mut beside) = fidelity::compare(
-            Loaded { name: "the source", engine: &source },
-            &[Loaded { name: "the result", engine: &result }],
+        let (_, result) = fidelity::compare_layerwise(
+            OnTheWay { name: "the source", config: &source.config, weights: Arc::clone(&source.weights) },
+            OnTheWay { name: "the result", config, weights },
+            self.options()?,
             &windows,
             &mut |done, total| progress.update(done, total),
         )?;
-        Ok(beside.remove(0))
+        Ok(result)
     }
 
     /// How an engine is loaded to be run as it is by default.

@@ -10,7 +10,7 @@ use crate::{
 use anyhow::Result;
 use coffer_assess::difference::{TensorDifference, differences};
 use coffer_store::Model;
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 /// Compare two models: which tensors differ and by how much, whatever containers they are in, and with --text what that does to the answers.
 #[derive(clap::Args)]
@@ -64,7 +64,7 @@ impl Args {
         let text = self.text.as_ref().map_or_else(|| Ok(String::new()), |path| self.model.identities.read_text(path))?;
         let mut tokens = tokenizer.encode(&text, true)?;
         tokens.truncate(self.max_tokens);
-        let fidelity = self.work.compare(model, ("loading the other", &other.config, &*other.weights), &tokens)?;
+        let fidelity = self.work.compare(model, (&other.config, Arc::clone(&other.weights)), &tokens)?;
         Ok(Figures::from(&fidelity))
     }
 }

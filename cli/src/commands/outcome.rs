@@ -92,7 +92,7 @@ impl Outcome<'_> {
         let Made { model, weights, plan, recipe, source, held_out, work, write } = made;
         let Self { flags, recipients, receipt, signer, measurement } = self;
         let making = flags.making;
-        let measure = |m: Measurement| m.of(&model, &*weights, &plan.summary, held_out, making.work);
+        let measure = |m: Measurement| m.of(&model, Arc::clone(&weights), &plan.summary, held_out, making.work);
         let loss = measurement.map(measure).transpose()?;
         let place = loss.as_ref().map_or_else(|| Ok(flags.output.to_path_buf()), |loss| loss.place(&flags.output))?;
         let destination = Destination { path: &place, recipients: &recipients, work };

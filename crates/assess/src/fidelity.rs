@@ -5,8 +5,11 @@ use crate::{
     figures::Reading,
     forward, stats,
 };
-use coffer_engine::{Engine, EngineError, KvCache};
+use coffer_checkpoint::TensorSource;
+use coffer_engine::{Engine, EngineError, KvCache, Layerwise, LoadOptions, Observer};
 use coffer_kernels::math;
+use coffer_model::ModelConfig;
+use std::sync::Arc;
 
 /// Tokens of a text cut into windows that do not overlap; each is run on its own.
 #[derive(Clone, Copy, Debug)]
@@ -126,6 +129,69 @@ pub fn compare(
     let alone = Fidelity { scored: base.len() as u64, perplexity: stats::exp(stats::mean(&base)), divergence: None };
     Ok((alone, tallies.iter().map(|t| t.summary(&base)).collect()))
 }
+
+/// A model that is read layer by layer while it runs.
+pub struct OnTheWay<'a> {
+    /// Name, for errors.
+    pub name: &'a str,
+    /// Shape.
+    pub config: &'a ModelConfig,
+    /// Weights.
+    pub weights: Arc<dyn TensorSource>,
+}
+
+/// As [`compare`] with one variant, with a layer of each in memory at a time: the same figures. `progress` is called with layers done
+/// and layers in all.
+///
+/// # Errors
+/// As [`compare`], and a layer cannot be read.
+pub fn compare_layerwise(
+    reference: OnTheWay<'_>,
+    variant: OnTheWay<'_>,
+    options: LoadOptions,
+    windows: &Windows<'_>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(Fidelity, Fidelity), AssessError> {
+    let vocab = reference.config.vocab;
+    if variant.config.vocab != vocab {
+        let (reference, got, variant) = (reference.name.to_owned(), variant.config.vocab, variant.name.to_owned());
+        return Err(AssessError::VocabulariesDiffer { reference, want: vocab, variant, got });
+    }
+    let sequences = windows.sequences();
+    let names = [reference.name, variant.name];
+    let start = |model: OnTheWay<'_>| {
+        let texts = sequences.iter().map(|s| s.to_vec()).collect();
+        Layerwise::start(model.config, model.weights, options, texts).of(model.name)
+    };
+    let mut models = [start(reference)?, start(variant)?];
+    let total = models.iter().map(|m| m.config().layers as u64).sum();
+    progress(0, total);
+    loop {
+        let mut any = false;
+        for (model, name) in models.iter_mut().zip(names) {
+            any |= model.advance(&mut Unwatched).of(name)?;
+        }
+        progress(models.iter().map(|m| m.done() as u64).sum(), total);
+        if !any {
+            break;
+        }
+    }
+    let (mut base, mut tally) = (Vec::with_capacity(windows.scored()), Tally::default());
+    for (i, sequence) in sequences.iter().enumerate() {
+        for piece in forward::pieces(sequence.len(), forward::rows_at_once(vocab)) {
+            let log_probs = |m: usize| forward::log_probs_of(&models[m], i, piece.clone()).of(names[m]);
+            let scored = scored_rows(&[sequence], &[&sequence[piece.clone()]], piece.start, windows.skip);
+            let step = Step::new(vocab, log_probs(0)?, scored);
+            base.extend(step.losses(&step.log_probs));
+            tally.add(&step, &log_probs(1)?);
+        }
+    }
+    let alone = Fidelity { scored: base.len() as u64, perplexity: stats::exp(stats::mean(&base)), divergence: None };
+    Ok((alone, tally.summary(&base)))
+}
+
+struct Unwatched;
+impl Observer for Unwatched {}
 
 /// Rows of a pass that are scored: the row's place in the pass and the token that really follows.
 /// `done` tokens of each sequence ran before.

@@ -1,6 +1,7 @@
 //! Log probabilities of many sequences, in pieces whose logits fit a bounded buffer.
 
-use coffer_engine::{Engine, EngineError, KvCache, Span, Want};
+use coffer_engine::{Engine, EngineError, KvCache, Layerwise, Span, Want};
+use std::ops::Range;
 
 /// Bytes of logits that one engine holds at once.
 const LOGITS_BYTES: usize = 64 << 20;
@@ -39,6 +40,20 @@ pub(crate) fn log_probs(engine: &Engine, caches: &mut [KvCache], pieces: &[&[u32
     let mut logits = engine.forward(&mut spans)?;
     engine.cpu().log_softmax(&mut logits, engine.config().vocab);
     Ok(logits)
+}
+
+/// Log probabilities that follow each of some tokens of a window, `[tokens, vocab]`.
+pub(crate) fn log_probs_of(model: &Layerwise, window: usize, tokens: Range<usize>) -> Result<Vec<f32>, EngineError> {
+    let vocab = model.config().vocab;
+    let mut logits = Vec::with_capacity(tokens.len() * vocab);
+    model.logits(window, tokens, &mut |row| logits.extend_from_slice(row))?;
+    model.cpu().log_softmax(&mut logits, vocab);
+    Ok(logits)
+}
+
+/// `len` tokens in pieces of `rows`.
+pub(crate) fn pieces(len: usize, rows: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..len.div_ceil(rows)).map(move |i| i * rows..((i + 1) * rows).min(len))
 }
 
 /// Cuts sequences into batches whose tokens fit `rows`; a longer sequence is a batch of its own.

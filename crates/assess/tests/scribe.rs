@@ -3,7 +3,7 @@
 use coffer_assess::{
     Options, Policy, Subject, assess,
     assessment::Text,
-    fidelity::{self, Loaded, Windows},
+    fidelity::{self, Loaded, OnTheWay, Windows},
     figures::Figure,
     portability::PortabilityOptions,
 };
@@ -89,6 +89,24 @@ fn a_model_does_not_differ_from_itself() {
     let (_, same) = fidelity::compare(loaded, &[loaded], &windows, &mut |_, _| {}).unwrap();
     let d = same[0].divergence.as_ref().unwrap();
     assert_eq!((d.kl_mean.value, d.kl_p99, d.same_top.value, d.perplexity_ratio.value), (0.0, 0.0, 1.0, 1.0));
+}
+
+#[test]
+fn layer_after_layer_the_figures_are_the_same() {
+    let (model, mut coarse) = (scribe(), scribe());
+    coarse.weights = Arc::new(Coarse(coarse.weights));
+    let [a, b] = [&model, &coarse].map(|m| Engine::load(&m.config, &*m.weights, load(), &mut |_, _| {}).unwrap());
+    let tokens = model.tokenizer.as_ref().unwrap().encode(HOLDOUT, true).unwrap();
+    let windows = Windows::new(&tokens[..1000], 300, 3, a.context()).unwrap();
+    let [a, b] = [Loaded { name: "a", engine: &a }, Loaded { name: "b", engine: &b }];
+    let (alone, beside) = fidelity::compare(a, &[b], &windows, &mut |_, _| {}).unwrap();
+    let [a, b] = [("a", &model), ("b", &coarse)].map(|(name, model)| OnTheWay {
+        name,
+        config: &model.config,
+        weights: Arc::clone(&model.weights),
+    });
+    let found = fidelity::compare_layerwise(a, b, load(), &windows, &mut |_, _| {}).unwrap();
+    assert_eq!(found, (alone, beside[0].clone()));
 }
 
 /// models/README.md's text: Emma, which is not part of the project.

@@ -84,7 +84,11 @@ impl Weights {
     }
 
     /// The same without any layer.
-    pub(crate) fn load_without_layers(config: &ModelConfig, source: &dyn TensorSource, threads: usize) -> Result<Self, EngineError> {
+    pub(crate) fn load_without_layers(
+        config: &ModelConfig,
+        source: &dyn TensorSource,
+        threads: usize,
+    ) -> Result<Self, EngineError> {
         let graph = LayerGraph::of(config);
         let nodes = graph.nodes().iter().filter(|node| node.block.is_none()).collect();
         Self::of(config, Loaded(pack::nodes(nodes, source, threads, &mut |_, _| {})?), 0)

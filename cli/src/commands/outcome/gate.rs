@@ -15,7 +15,10 @@ use coffer_assess::{
 use coffer_checkpoint::TensorSource;
 use coffer_compress::Summary;
 use coffer_store::Model;
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// Used where nobody names a text.
 const BUILT_IN: (&str, &str) = ("a built-in text", include_str!("../../../../assets/text/holdout.txt"));
@@ -126,7 +129,7 @@ impl Measurement {
     pub(crate) fn of(
         self,
         model: &Model,
-        rounded: &dyn TensorSource,
+        rounded: Arc<dyn TensorSource>,
         summary: &Summary,
         held: Option<HeldOut>,
         work: Work,
@@ -135,7 +138,7 @@ impl Measurement {
         let mut tokens = model.tokenizer.as_ref().map_or_else(|| Ok(Vec::new()), |t| t.encode(&held.text, true))?;
         tokens.truncate(self.most);
         let fidelity = work
-            .compare(model, ("rounding", &model.config, rounded), &tokens)
+            .compare(model, (&model.config, rounded), &tokens)
             .with_context(|| format!("{}: what is lost cannot be measured; --no-eval goes on without", held.name))?;
         let figures = Figures::from(&fidelity);
         let size = Some(Size { bytes: summary.bytes_out, parameters: summary.weights, sealed: self.sealed });
