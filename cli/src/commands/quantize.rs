@@ -6,7 +6,7 @@ mod part;
 use crate::{
     commands::{
         making,
-        outcome::{HeldOut, Made, OutcomeFlags},
+        outcome::{HeldOut, Made, Outcome, OutcomeFlags},
     },
     exit::Usage,
     learning::{self, Cut, Text},
@@ -24,6 +24,7 @@ use coffer_evidence::{
     Recipe,
     receipt::{Learned, Parameters},
 };
+use coffer_seal::Recipient;
 use coffer_store::Model;
 use std::{
     collections::{BTreeMap, HashSet},
@@ -85,8 +86,10 @@ pub(crate) fn run(args: Args) -> Result<()> {
     if making.dry_run && goal.is_none() {
         return making.planned(&plan);
     }
-    let outcome = args.shard.is_none().then(|| args.outcome.prepare(&model, &args.model.identities)).transpose()?;
-    let recipients = args.outcome.seal.recipients()?;
+    let target = match args.shard {
+        None => Target::Whole(Box::new(args.outcome.prepare(&model, &args.model.identities)?)),
+        Some(part) => Target::Part(part, args.outcome.seal.recipients()?),
+    };
 
     let Learning { inputs, learned, held_out, shown } = args.learn(&model, &types)?;
     let mut params = args.params(&types, inputs);
@@ -100,9 +103,12 @@ pub(crate) fn run(args: Args) -> Result<()> {
         return making.planned(&plan);
     }
     let recipe = args.recipe(plan.summary.method, &types, learned);
-    let Some(outcome) = outcome else {
-        let (Some(part), identities) = (args.shard, args.model.identities.load()?) else { return Ok(()) };
-        return part::write((&model, &params), (part, recipe), &args.outcome.output, (identities, &recipients), *making);
+    let outcome = match target {
+        Target::Whole(outcome) => outcome,
+        Target::Part(part, recipients) => {
+            let keys = (args.model.identities.load()?, &*recipients);
+            return part::write((&model, &params), (part, recipe), &args.outcome.output, keys, *making);
+        }
     };
     outcome.write(
         "quantizing",
@@ -117,6 +123,12 @@ pub(crate) fn run(args: Args) -> Result<()> {
             model,
         },
     )
+}
+
+/// What is written, and what that needs.
+enum Target<'a> {
+    Whole(Box<Outcome<'a>>),
+    Part(Part, Vec<Recipient>),
 }
 
 /// What a method is given.

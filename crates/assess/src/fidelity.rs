@@ -6,7 +6,7 @@ use crate::{
     forward, stats,
 };
 use coffer_checkpoint::TensorSource;
-use coffer_engine::{Engine, EngineError, KvCache, Layerwise, LoadOptions, Observer};
+use coffer_engine::{Engine, EngineError, KvCache, Layerwise, LoadOptions, observe::Nobody};
 use coffer_kernels::math;
 use coffer_model::ModelConfig;
 use std::sync::Arc;
@@ -99,11 +99,7 @@ pub fn compare(
 ) -> Result<(Fidelity, Vec<Fidelity>), AssessError> {
     let vocab = reference.engine.config().vocab;
     for variant in variants {
-        let got = variant.engine.config().vocab;
-        if got != vocab {
-            let (reference, variant) = (reference.name.to_owned(), variant.name.to_owned());
-            return Err(AssessError::VocabulariesDiffer { reference, want: vocab, variant, got });
-        }
+        same_vocabulary((reference.name, vocab), (variant.name, variant.engine.config().vocab))?;
     }
     forward::check_tokens(reference.engine, windows.tokens).of(reference.name)?;
     let (sequences, rows) = (windows.sequences(), forward::rows_at_once(vocab));
@@ -126,8 +122,7 @@ pub fn compare(
             progress(base.len() as u64, total as u64);
         }
     }
-    let alone = Fidelity { scored: base.len() as u64, perplexity: stats::exp(stats::mean(&base)), divergence: None };
-    Ok((alone, tallies.iter().map(|t| t.summary(&base)).collect()))
+    Ok((alone(&base), tallies.iter().map(|t| t.summary(&base)).collect()))
 }
 
 /// A model that is read layer by layer while it runs.
@@ -153,10 +148,7 @@ pub fn compare_layerwise(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(Fidelity, Fidelity), AssessError> {
     let vocab = reference.config.vocab;
-    if variant.config.vocab != vocab {
-        let (reference, got, variant) = (reference.name.to_owned(), variant.config.vocab, variant.name.to_owned());
-        return Err(AssessError::VocabulariesDiffer { reference, want: vocab, variant, got });
-    }
+    same_vocabulary((reference.name, vocab), (variant.name, variant.config.vocab))?;
     let sequences = windows.sequences();
     let names = [reference.name, variant.name];
     let start = |model: OnTheWay<'_>| {
@@ -169,7 +161,7 @@ pub fn compare_layerwise(
     loop {
         let mut any = false;
         for (model, name) in models.iter_mut().zip(names) {
-            any |= model.advance(&mut Unwatched).of(name)?;
+            any |= model.advance(&mut Nobody).of(name)?;
         }
         progress(models.iter().map(|m| m.done() as u64).sum(), total);
         if !any {
@@ -186,12 +178,20 @@ pub fn compare_layerwise(
             tally.add(&step, &log_probs(1)?);
         }
     }
-    let alone = Fidelity { scored: base.len() as u64, perplexity: stats::exp(stats::mean(&base)), divergence: None };
-    Ok((alone, tally.summary(&base)))
+    Ok((alone(&base), tally.summary(&base)))
 }
 
-struct Unwatched;
-impl Observer for Unwatched {}
+/// What a model's losses say of it alone.
+fn alone(losses: &[f64]) -> Fidelity {
+    Fidelity { scored: losses.len() as u64, perplexity: stats::exp(stats::mean(losses)), divergence: None }
+}
+
+fn same_vocabulary((reference, want): (&str, usize), (variant, got): (&str, usize)) -> Result<(), AssessError> {
+    if got == want {
+        return Ok(());
+    }
+    Err(AssessError::VocabulariesDiffer { reference: reference.to_owned(), want, variant: variant.to_owned(), got })
+}
 
 /// Rows of a pass that are scored: the row's place in the pass and the token that really follows.
 /// `done` tokens of each sequence ran before.

@@ -14,7 +14,7 @@ pub trait Observer {
 }
 
 /// Watches nothing.
-pub(crate) struct Nobody;
+pub struct Nobody;
 impl Observer for Nobody {}
 
 /// Matrix products of one layer that share their input.
