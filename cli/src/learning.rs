@@ -73,19 +73,9 @@ impl Text {
         Ok(Calibration::new(&self.name, text, tokenizer, window, max_tokens)?)
     }
 
-    /// Runs that through `model`, for the weights that are `wanted`.
-    pub(crate) fn learn(
-        &self,
-        bytes: usize,
-        cut: (usize, usize),
-        model: &Model,
-        wanted: &dyn Fn(&str) -> bool,
-        work: Work,
-    ) -> Result<(Curvature, Learned)> {
-        let calibration = self.calibration(bytes, cut, model)?;
-        let engine = work.load("loading the source", &model.config, &*model.weights)?;
-        let mut progress = work.steps("running the text");
-        let curvature = Curvature::of(&engine, &calibration, wanted, &mut |done, total| progress.update(done, total))?;
+    /// What that does in `model`, which is learned when it is asked for.
+    pub(crate) fn learn(&self, bytes: usize, cut: (usize, usize), model: &Model, work: Work) -> Result<(Curvature, Learned)> {
+        let curvature = Curvature::new(model, work.options()?, &self.calibration(bytes, cut, model)?);
         let (name, digest, bytes) = (self.name.clone(), self.digest(), bytes as u64);
         Ok((curvature, Learned::Text { name, digest, bytes, window: cut.0, max_tokens: cut.1 }))
     }
@@ -97,7 +87,7 @@ pub(crate) fn inputs(method: &str, curvature: Curvature, model: &Model, params: 
         return Ok(Inputs::Curvature(Arc::new(curvature)));
     }
     let mut progress = work.steps("looking for factors");
-    let found = quantize::equalize(model, params, curvature, &mut |done, total| progress.update(done, total))?;
+    let found = quantize::equalize(model, params, &curvature, &mut |done, total| progress.update(done, total))?;
     Ok(Inputs::Equalized(Arc::new(found)))
 }
 

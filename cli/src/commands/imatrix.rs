@@ -41,9 +41,9 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let model = args.model.open()?;
     let text = Text::read(&args.text, &args.model.identities)?;
     let calibration = text.calibration(text.text().len(), args.cut.of(&model), &model)?;
-    let engine = args.compute.load(&model, args.progress)?;
     let mut progress = Progress::steps(args.progress, "running the text");
-    let importance = Importance::of(&engine, &calibration, &mut |done, total| progress.update(done, total))?;
+    let importance =
+        Importance::of(&model, args.compute.options()?, &calibration, &mut |done, total| progress.update(done, total))?;
     drop(progress);
     let mut bytes = Vec::new();
     importance.write(&mut bytes, &model.config)?;

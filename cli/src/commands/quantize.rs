@@ -26,11 +26,7 @@ use coffer_evidence::{
 };
 use coffer_seal::Recipient;
 use coffer_store::Model;
-use std::{
-    collections::{BTreeMap, HashSet},
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 /// Write a model with fewer bits per weight, as a GGUF file or for vLLM. The bytes are the same on every machine.
 #[derive(clap::Args)]
@@ -157,12 +153,6 @@ impl Args {
         }
     }
 
-    /// The weights of which more must be known, if not all: factors, unlike codes, depend on what else the input reaches.
-    fn mine(&self, model: &Model, params: &QuantizeParams) -> Result<Option<HashSet<String>>> {
-        let part = self.shard.filter(|_| self.method == "gptq");
-        Ok(part.map(|part| part.names(model, params)).transpose()?)
-    }
-
     fn recipe(&self, method: &str, types: &BTreeMap<String, DType>, learned: Option<Learned>) -> Recipe {
         let types = types.iter().map(|(name, dtype)| (name.clone(), dtype.name())).collect();
         let parameters = Parameters { scheme: self.scheme().to_string(), types, requantize: self.requantize };
@@ -180,9 +170,7 @@ impl Args {
         let text = Text::read(path, &self.model.identities)?;
         let (bytes, held_out) = self.outcome.gate.split(path, text.text());
         let placeholder = self.params(types, Inputs::Unknown);
-        let mine = self.mine(model, &placeholder)?;
-        let wanted = |weight: &str| mine.as_ref().is_none_or(|mine| mine.contains(weight));
-        let (curvature, learned) = text.learn(bytes, self.cut.of(model), model, &wanted, self.outcome.making.work)?;
+        let (curvature, learned) = text.learn(bytes, self.cut.of(model), model, self.outcome.making.work)?;
         let inputs = learning::inputs(&self.method, curvature, model, &placeholder, self.outcome.making.work)?;
         let shown = HeldOut { name: path.display().to_string(), text: text.text()[..bytes].to_owned() };
         Ok(Learning { inputs, learned: Some(learned), held_out, shown })

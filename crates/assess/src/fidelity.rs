@@ -168,10 +168,12 @@ pub fn compare_layerwise(
             break;
         }
     }
+    let [a, b] = models;
+    let finished = [a.finish(&mut Nobody).of(names[0])?, b.finish(&mut Nobody).of(names[1])?];
     let (mut base, mut tally) = (Vec::with_capacity(windows.scored()), Tally::default());
     for (i, sequence) in sequences.iter().enumerate() {
         for piece in forward::pieces(sequence.len(), forward::rows_at_once(vocab)) {
-            let log_probs = |m: usize| forward::log_probs_of(&models[m], i, piece.clone()).of(names[m]);
+            let log_probs = |m: usize| forward::log_probs_of(&finished[m], i, piece.clone()).of(names[m]);
             let scored = scored_rows(&[sequence], &[&sequence[piece.clone()]], piece.start, windows.skip);
             let step = Step::new(vocab, log_probs(0)?, scored);
             base.extend(step.losses(&step.log_probs));

@@ -1,6 +1,6 @@
 //! Log probabilities of many sequences, in pieces whose logits fit a bounded buffer.
 
-use coffer_engine::{Engine, EngineError, KvCache, Layerwise, Span, Want};
+use coffer_engine::{Engine, EngineError, Finished, KvCache, Span, Want};
 use std::ops::Range;
 
 /// Bytes of logits that one engine holds at once.
@@ -43,8 +43,8 @@ pub(crate) fn log_probs(engine: &Engine, caches: &mut [KvCache], pieces: &[&[u32
 }
 
 /// Log probabilities that follow each of some tokens of a window, `[tokens, vocab]`.
-pub(crate) fn log_probs_of(model: &Layerwise, window: usize, tokens: Range<usize>) -> Result<Vec<f32>, EngineError> {
-    let vocab = model.config().vocab;
+pub(crate) fn log_probs_of(model: &Finished, window: usize, tokens: Range<usize>) -> Result<Vec<f32>, EngineError> {
+    let vocab = model.vocab();
     let mut logits = Vec::with_capacity(tokens.len() * vocab);
     model.logits(window, tokens, &mut |row| logits.extend_from_slice(row))?;
     model.cpu().log_softmax(&mut logits, vocab);

@@ -1,8 +1,10 @@
 //! Text that shows a method what the weights are used for.
 
-use crate::{CompressError, Progress};
-use coffer_engine::{Engine, EngineError, Observer, Span, Want};
-use coffer_model::Tokenizer;
+use crate::CompressError;
+use coffer_checkpoint::TensorSource;
+use coffer_engine::{EngineError, Layerwise, LoadOptions};
+use coffer_model::{ModelConfig, Tokenizer};
+use std::sync::Arc;
 
 /// A text, cut into windows that are run each on its own. The first token of each is the one that begins texts, if the
 /// tokenizer has one, as llama.cpp's tools do it.
@@ -52,20 +54,16 @@ impl Calibration {
         self.windows.iter().map(Vec::len).sum()
     }
 
-    /// Runs every window before the eyes of `observer`. `progress` is called with tokens done and tokens in all.
+    /// The windows before the first layer of a model, which is run as `options` say.
     ///
     /// # Errors
-    /// The engine cannot run a window.
-    pub fn run(&self, engine: &Engine, observer: &mut dyn Observer, progress: &mut Progress<'_>) -> Result<(), EngineError> {
-        let (mut done, total) = (0, self.tokens() as u64);
-        progress(done, total);
-        for tokens in &self.windows {
-            let mut cache = engine.cache(tokens.len())?;
-            let spans = &mut [Span { cache: &mut cache, tokens, want: Want::Nothing }];
-            engine.forward_observed(spans, observer, &mut |_| {})?;
-            done += tokens.len() as u64;
-            progress(done, total);
-        }
-        Ok(())
+    /// The model cannot be run on a window.
+    pub(crate) fn start(
+        &self,
+        config: &ModelConfig,
+        weights: Arc<dyn TensorSource>,
+        options: LoadOptions,
+    ) -> Result<Layerwise, EngineError> {
+        Layerwise::start(config, weights, options, self.windows.clone())
     }
 }

@@ -137,9 +137,24 @@ pub(crate) fn bytes_of(source: &dyn TensorSource) -> u64 {
     source.index().iter().fold(0, |n, (_, t)| n.saturating_add(t.bytes().unwrap_or(0)))
 }
 
-/// Computes all tasks and hands their bytes to `sink` in order. Worker `w` of `n` takes pieces w, w + n, w + 2n…, at
-/// most one of which waits to be taken.
+/// Computes all tasks and hands their bytes to `sink` in order.
 pub(crate) fn run(
+    method: &dyn Method,
+    mut tasks: &[Task],
+    threads: usize,
+    sink: &mut dyn FnMut(&[u8]) -> Result<(), CompressError>,
+) -> Result<(), CompressError> {
+    while !tasks.is_empty() {
+        let (now, later) = tasks.split_at(method.together(tasks).clamp(1, tasks.len()));
+        run_together(method, now, threads, sink)?;
+        tasks = later;
+    }
+    Ok(())
+}
+
+/// Worker `w` of `n` takes pieces w, w + n, w + 2n…, at
+/// most one of which waits to be taken.
+fn run_together(
     method: &dyn Method,
     tasks: &[Task],
     threads: usize,

@@ -4,15 +4,15 @@
 //! What feeds a product is the norm before it, the values that attention mixes, or the upper half of a gated feed-forward layer. A norm
 //! is stored in few bits; the columns are scaled by what its rounded weights really lack, so that nothing is lost there.
 
-use crate::{CompressError, Curvature, Progress, encode, rows};
+use crate::{CompressError, Curvature, Importance, Progress, encode, rows};
 use coffer_checkpoint::{DType, ReadError, TensorId, TensorIndex, TensorInfo, TensorSource, blocks};
 use coffer_model::{LayerGraph, ModelConfig};
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
-/// Factors of a model's weights, and how its inputs vary once they are applied.
+/// Factors of a model's weights, and how large its inputs are once they are applied.
 #[derive(Debug)]
 pub struct Equalization {
-    pub(crate) curvature: Arc<Curvature>,
+    pub(crate) importance: Arc<Importance>,
     /// For each column of a weight.
     columns: HashMap<String, Vec<f32>>,
     /// For each row of a weight, or each number of a norm.
@@ -30,27 +30,33 @@ impl Equalization {
     /// Finds for each input the exponent at which rounding `source` to the types of `outputs` does least to the products of some rows.
     ///
     /// # Errors
-    /// A weight is no number or cannot be read.
+    /// As [`Curvature::input`]; or a weight is no number or cannot be read.
     pub fn of(
         source: &dyn TensorSource,
         config: &ModelConfig,
         outputs: &TensorIndex,
-        mut curvature: Curvature,
+        curvature: &Curvature,
         progress: &mut Progress<'_>,
     ) -> Result<Self, CompressError> {
-        let groups = groups(config);
-        let (mut columns, mut rows) = (HashMap::new(), HashMap::new());
-        progress(0, groups.len() as u64);
-        for (done, group) in groups.iter().enumerate() {
-            if let Some(factors) = group.best(source, outputs, &curvature)? {
+        let graph = LayerGraph::of(config);
+        let (mut columns, mut rows, mut importance) = (HashMap::new(), HashMap::new(), Importance::default());
+        progress(0, config.layers as u64);
+        for block in 0..config.layers {
+            let weights: Vec<&str> = graph.prunable().filter(|n| n.block == Some(block)).map(|n| n.weight.as_str()).collect();
+            for group in groups(config, block, &weights) {
+                let Some(factors) = group.best(source, outputs, curvature)? else { continue };
                 let (fed, factors) = group.feed.applied(source, config, factors)?;
-                curvature.divide(&group.weights, &factors);
-                rows.insert(group.feed.weight.clone(), fed);
-                columns.extend(group.weights.iter().map(|weight| (weight.clone(), factors.clone())));
+                rows.insert(group.feed.weight, fed);
+                columns.extend(group.weights.into_iter().map(|weight| (weight, factors.clone())));
             }
-            progress(done as u64 + 1, groups.len() as u64);
+            for weight in weights {
+                if let Some(moments) = curvature.input(weight)? {
+                    importance.learn(weight, &moments, columns.get(weight).map(Vec::as_slice));
+                }
+            }
+            progress(block as u64 + 1, config.layers as u64);
         }
-        Ok(Self { curvature: Arc::new(curvature), columns, rows })
+        Ok(Self { importance: Arc::new(importance), columns, rows })
     }
 
     fn changes(&self, name: &str) -> bool {
@@ -77,32 +83,28 @@ enum FeedKind {
     Values,
 }
 
-/// All groups of a model, block after block.
-fn groups(config: &ModelConfig) -> Vec<Group> {
+/// The groups of a block with these `weights`.
+fn groups(config: &ModelConfig, block: usize, weights: &[&str]) -> Vec<Group> {
     let family = config.architecture.family();
-    let graph = LayerGraph::of(config);
-    let names: Vec<&str> = graph.prunable().map(|node| node.weight.as_str()).collect();
     let mut groups = Vec::new();
-    for block in 0..config.layers {
-        let name = |module: &str| format!("model.layers.{block}.{module}.weight");
-        let mut push = |kind, feed: &str, weights: &[&str]| {
-            let feed = Feed { weight: name(feed), kind };
-            groups.push(Group { feed, weights: weights.iter().map(|w| name(w)).collect() });
-        };
-        push(FeedKind::Norm, "input_layernorm", &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]);
-        // A bias would have to be scaled too.
-        if !family.qkv_bias {
-            push(FeedKind::Values, "self_attn.v_proj", &["self_attn.o_proj"]);
-        }
-        let norm = if family.post_norms { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
-        if config.experts.is_none() {
-            push(FeedKind::Norm, norm, &["mlp.gate_proj", "mlp.up_proj"]);
-        }
-        let prefix = format!("model.layers.{block}.");
-        let in_block = names.iter().filter_map(|n| n.strip_prefix(&prefix)?.strip_suffix(".down_proj.weight"));
-        for module in in_block {
-            push(FeedKind::Rows, &format!("{module}.up_proj"), &[&format!("{module}.down_proj")]);
-        }
+    let name = |module: &str| format!("model.layers.{block}.{module}.weight");
+    let mut push = |kind, feed: &str, weights: &[&str]| {
+        let feed = Feed { weight: name(feed), kind };
+        groups.push(Group { feed, weights: weights.iter().map(|w| name(w)).collect() });
+    };
+    push(FeedKind::Norm, "input_layernorm", &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]);
+    // A bias would have to be scaled too.
+    if !family.qkv_bias {
+        push(FeedKind::Values, "self_attn.v_proj", &["self_attn.o_proj"]);
+    }
+    let norm = if family.post_norms { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
+    if config.experts.is_none() {
+        push(FeedKind::Norm, norm, &["mlp.gate_proj", "mlp.up_proj"]);
+    }
+    let prefix = format!("model.layers.{block}.");
+    let in_block = weights.iter().filter_map(|n| n.strip_prefix(&prefix)?.strip_suffix(".down_proj.weight"));
+    for module in in_block {
+        push(FeedKind::Rows, &format!("{module}.up_proj"), &[&format!("{module}.down_proj")]);
     }
     groups
 }
@@ -115,7 +117,7 @@ impl Group {
         outputs: &TensorIndex,
         curvature: &Curvature,
     ) -> Result<Option<Vec<f32>>, CompressError> {
-        let Some(moments) = self.weights.first().and_then(|w| curvature.input(w)) else { return Ok(None) };
+        let Some(moments) = self.weights.first().map_or(Ok(None), |w| curvature.input(w))? else { return Ok(None) };
         let importance = moments.importance();
         let mut sampled = Vec::new();
         for weight in &self.weights {

@@ -1,16 +1,17 @@
 //! How much each column of a matrix counts: the mean square of the activations that meet it. Known as importance matrix;
 //! files are llama.cpp's (`tools/imatrix/README.md`, the GGUF form).
 
-use crate::{Calibration, CompressError, Progress, rows};
+use crate::{Calibration, CompressError, Progress, curvature::Moments, rows};
 use coffer_checkpoint::{
     DType, ReadAt, TensorInfo, TensorSource,
     gguf::{Array, GgufFile, GgufWriter, Metadata, Value},
 };
-use coffer_engine::{Engine, Observer, observe::Products};
+use coffer_engine::{LoadOptions, Observer, observe::Products};
 use coffer_model::{
     LayerGraph, ModelConfig,
     names::{self, Place},
 };
+use coffer_store::Model;
 use std::{
     collections::{BTreeMap, HashMap},
     io::Write,
@@ -39,13 +40,24 @@ struct Input {
 }
 
 impl Importance {
-    /// Runs `calibration` and adds up, for each token in order, in `f64`.
+    /// Runs `calibration` through `model`, layer by layer, as `options` say, and adds up, for each token in order, in `f64`. `progress` is
+    /// called with layers done and layers in all.
     ///
     /// # Errors
     /// The engine cannot run the text.
-    pub fn of(engine: &Engine, calibration: &Calibration, progress: &mut Progress<'_>) -> Result<Self, CompressError> {
+    pub fn of(
+        model: &Model,
+        options: LoadOptions,
+        calibration: &Calibration,
+        progress: &mut Progress<'_>,
+    ) -> Result<Self, CompressError> {
         let mut seen = Squares::default();
-        calibration.run(engine, &mut seen, progress)?;
+        let total = model.config.layers as u64;
+        progress(0, total);
+        let mut texts = calibration.start(&model.config, Arc::clone(&model.weights), options)?;
+        while texts.advance(&mut seen)? {
+            progress(texts.done() as u64, total);
+        }
         let mut inputs = BTreeMap::new();
         for (products, (squares, count)) in seen.0 {
             let input = Arc::new(Input { squares: squares.iter().map(|&s| s as f32).collect(), count: count as f32 });
@@ -53,6 +65,16 @@ impl Importance {
         }
         let (windows, window) = (calibration.windows().len() as u32, calibration.window as u32);
         Ok(Self { texts: vec![calibration.name.clone()], windows, window, inputs })
+    }
+
+    /// Notes what was seen of the input of `weight`, each column divided by its factor if there are `factors`.
+    pub(crate) fn learn(&mut self, weight: &str, moments: &Moments, factors: Option<&[f32]>) {
+        let squares = moments.squares();
+        let squares = match factors {
+            None => squares.collect(),
+            Some(factors) => squares.zip(factors).map(|(square, s)| square / (s * s)).collect(),
+        };
+        self.inputs.insert(weight.to_owned(), Arc::new(Input { squares, count: moments.tokens() as f32 }));
     }
 
     /// Mean square of each of `cols` columns of `weight`; `None` if it was never used or is not known.

@@ -10,6 +10,10 @@ pub trait Method: Send + Sync {
     fn entry(&self) -> &'static Entry;
     /// One task for each tensor of the new model, in the order in which they are written.
     fn plan(&self) -> Result<Vec<Task>, CompressError>;
+    /// How many of the `next` tasks, from the first on, can be worked on at the same time; the others begin when these are done.
+    fn together(&self, next: &[Task]) -> usize {
+        next.len()
+    }
     /// The bytes of `rows` of the task's output; called from several threads at once.
     fn run(&self, task: &Task, rows: Range<u64>) -> Result<Vec<u8>, CompressError>;
 }

@@ -84,11 +84,11 @@ pub(crate) static EQUALIZED: Entry = Entry {
 /// Finds what makes columns as large as they count, for rounding `model` as `params` say.
 ///
 /// # Errors
-/// A weight is no number or cannot be read.
+/// As [`Curvature::input`]; or a weight is no number or cannot be read.
 pub fn equalize(
     model: &Model,
     params: &QuantizeParams,
-    curvature: Curvature,
+    curvature: &Curvature,
     progress: &mut Progress<'_>,
 ) -> Result<Equalization, CompressError> {
     let learned = QuantizeParams { inputs: Inputs::Importance(Arc::default()), ..params.clone() };
@@ -139,9 +139,9 @@ pub(crate) struct Quantize {
 /// How values become codes.
 enum Rounding {
     Nearest,
-    Weighted(Arc<Importance>),
+    /// By how much each column counts; for the method that says so.
+    Weighted(&'static Entry, Arc<Importance>),
     Feedback(Feedback),
-    Equalized(Arc<Curvature>),
 }
 
 impl Quantize {
@@ -151,10 +151,10 @@ impl Quantize {
         let quantized = given.index().iter().map(|(_, t)| t).find(|t| t.dtype.is_quantized()).cloned();
         let (source, rounding): (Arc<dyn TensorSource>, _) = match inputs {
             Inputs::Unknown => (given.clone(), Rounding::Nearest),
-            Inputs::Importance(importance) => (given.clone(), Rounding::Weighted(Arc::clone(importance))),
+            Inputs::Importance(importance) => (given.clone(), Rounding::Weighted(&WEIGHTED, Arc::clone(importance))),
             Inputs::Curvature(curvature) => (given.clone(), Rounding::Feedback(Feedback(Arc::clone(curvature)))),
             Inputs::Equalized(equalization) => {
-                let rounding = Rounding::Equalized(Arc::clone(&equalization.curvature));
+                let rounding = Rounding::Weighted(&EQUALIZED, Arc::clone(&equalization.importance));
                 (Arc::new(Equalized::new(given.clone(), Arc::clone(equalization))), rounding)
             }
         };
@@ -175,9 +175,8 @@ impl Method for Quantize {
     fn entry(&self) -> &'static Entry {
         match self.rounding {
             Rounding::Nearest => &NEAREST,
-            Rounding::Weighted(_) => &WEIGHTED,
+            Rounding::Weighted(entry, _) => entry,
             Rounding::Feedback(_) => &gptq::ENTRY,
-            Rounding::Equalized(_) => &EQUALIZED,
         }
     }
 
@@ -186,6 +185,13 @@ impl Method for Quantize {
             return Err(CompressError::Requantize { tensor: t.name.clone(), dtype: t.dtype });
         }
         self.outputs().iter().map(|(_, t)| rows::task_by_rows(t.clone(), 1)).collect()
+    }
+
+    fn together(&self, next: &[Task]) -> usize {
+        match self.rounding {
+            Rounding::Feedback(_) => Curvature::of_one_layer(next.iter().map(|task| &*task.output.name)),
+            Rounding::Nearest | Rounding::Weighted(..) => next.len(),
+        }
     }
 
     fn run(&self, task: &Task, rows: Range<u64>) -> Result<Vec<u8>, CompressError> {
@@ -202,11 +208,8 @@ impl Method for Quantize {
                 }
                 None
             }
-            Rounding::Weighted(importance) if searched => {
+            Rounding::Weighted(_, importance) if searched => {
                 importance.columns(&info.name, info.cols())?.map(|columns| weigh(&values, &columns))
-            }
-            Rounding::Equalized(curvature) if searched => {
-                curvature.input(&info.name).map(|moments| weigh(&values, &moments.importance()))
             }
             _ => None,
         };

@@ -14,7 +14,7 @@ use coffer_store::{
     digest::of_tensor,
     shard::{DTypeName, ShardHeader, ShardTensor, ShardWriter},
 };
-use std::{cmp::Ordering, collections::HashSet, ops::Range, str::FromStr};
+use std::{cmp::Ordering, ops::Range, str::FromStr};
 
 /// One of the equal parts of some work, counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,14 +46,6 @@ impl Part {
     /// What is put behind the name of an output for this part of it: `.shard-0-of-4`.
     pub fn suffix(self) -> String {
         format!(".shard-{}-of-{}", self.index, self.count)
-    }
-
-    /// The tensors in this part of what [`quantize`](crate::quantize::quantize) would write.
-    ///
-    /// # Errors
-    /// As [`quantize`](crate::quantize::quantize).
-    pub fn names(self, model: &Model, params: &QuantizeParams) -> Result<HashSet<String>, CompressError> {
-        Ok(SomeOf::new(model, params, self).plan()?.into_iter().map(|task| task.output.name).collect())
     }
 
     /// Which of things of these sizes are in this part. Each thing is in the part in which its middle lies.
@@ -153,6 +145,10 @@ impl Method for SomeOf {
         tasks.truncate(end);
         tasks.drain(..start);
         Ok(tasks)
+    }
+
+    fn together(&self, next: &[Task]) -> usize {
+        self.method.together(next)
     }
 
     fn run(&self, task: &Task, rows: Range<u64>) -> Result<Vec<u8>, CompressError> {

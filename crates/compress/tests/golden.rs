@@ -6,7 +6,7 @@ use coffer_compress::{
     Calibration, Curvature,
     quantize::{self, Inputs, QuantizeParams, Rounded, Scheme},
 };
-use coffer_engine::{Engine, LoadOptions};
+use coffer_engine::LoadOptions;
 use coffer_kernels::{Isa, KvFormat};
 use coffer_store::{Model, open};
 use std::{collections::BTreeMap, path::Path, sync::Arc};
@@ -19,8 +19,7 @@ fn curvature(model: &Model, isa: Isa) -> Curvature {
     let text = "The lamp had burned low, and the clerk went on writing, for the letter was to go by the night mail. ".repeat(12);
     let calibration = Calibration::new("golden", &text, model.tokenizer.as_ref().unwrap(), 64, 256).unwrap();
     let options = LoadOptions { isa, threads: 2, context: None, kv_format: KvFormat::F16 };
-    let engine = Engine::load(&model.config, &*model.weights, options, &mut |_, _| ()).unwrap();
-    Curvature::of(&engine, &calibration, &|_| true, &mut |_, _| ()).unwrap()
+    Curvature::new(model, options, &calibration)
 }
 
 /// A change of `golden`, the digest of the weights, is a new version of the method.
@@ -30,7 +29,7 @@ fn made_on_every_instruction_set(scheme: Scheme, method: &str, golden: &str) {
         let params = QuantizeParams { scheme, types: BTreeMap::new(), requantize: false, inputs: Inputs::Unknown, threads: 2 };
         let curvature = curvature(&model, isa);
         let inputs = match method {
-            "awq@1" => Inputs::Equalized(Arc::new(quantize::equalize(&model, &params, curvature, &mut |_, _| ()).unwrap())),
+            "awq@1" => Inputs::Equalized(Arc::new(quantize::equalize(&model, &params, &curvature, &mut |_, _| ()).unwrap())),
             _ => Inputs::Curvature(Arc::new(curvature)),
         };
         let rounded = Rounded::with(&model, &QuantizeParams { inputs, ..params });

@@ -264,11 +264,11 @@ fn equalized_weights_compute_the_same() {
     let options = LoadOptions { isa: Isa::detect().unwrap(), threads: 2, context: None, kv_format: KvFormat::F16 };
     let load = |weights: &dyn TensorSource| Engine::load(&model.config, weights, options, &mut |_, _| ()).unwrap();
     let source = load(&*model.weights);
-    let curvature = Curvature::of(&source, &calibration, &|_| true, &mut |_, _| ()).unwrap();
+    let curvature = Curvature::new(&model, options, &calibration);
     let as_is = model.weights.index().iter().map(|(_, t)| (t.name.clone(), if t.shape.len() > 1 { DType::F32 } else { t.dtype }));
     let inputs = |equalization: &Arc<Equalization>| Inputs::Equalized(Arc::clone(equalization));
     let q4 = params(Scheme::Q4_0, BTreeMap::new(), Inputs::Unknown);
-    let equalization = Arc::new(quantize::equalize(&model, &q4, curvature, &mut |_, _| ()).unwrap());
+    let equalization = Arc::new(quantize::equalize(&model, &q4, &curvature, &mut |_, _| ()).unwrap());
     let equalized = Rounded::with(&model, &params(Scheme::Q4_0, as_is.collect(), inputs(&equalization)));
     let name = "model.layers.2.self_attn.q_proj.weight";
     assert!(values(&equalized, name) != values(&*model.weights, name));

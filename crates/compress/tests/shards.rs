@@ -8,7 +8,7 @@ use coffer_compress::{
     quantize::{Inputs, QuantizeParams, Rounded, Scheme, quantize},
     shard::{self, Gathered, Part},
 };
-use coffer_engine::{Engine, LoadOptions};
+use coffer_engine::LoadOptions;
 use coffer_evidence::{Recipe, receipt::Parameters};
 use coffer_kernels::{Isa, KvFormat};
 use coffer_seal::{Identity, Recipient};
@@ -69,8 +69,7 @@ fn shards_gather_to_the_bytes_of_one_process() {
     let text = "The lamp had burned low, and the clerk went on writing. ".repeat(20);
     let calibration = Calibration::new("a text", &text, model.tokenizer.as_ref().unwrap(), 64, 256).unwrap();
     let options = LoadOptions { isa: Isa::detect().unwrap(), threads: 2, context: None, kv_format: KvFormat::F16 };
-    let engine = Engine::load(&model.config, &*model.weights, options, &mut |_, _| ()).unwrap();
-    let curvature = Arc::new(Curvature::of(&engine, &calibration, &|_| true, &mut |_, _| ()).unwrap());
+    let curvature = Arc::new(Curvature::new(&model, options, &calibration));
     let gptq = QuantizeParams { inputs: Inputs::Curvature(curvature), ..params(Scheme::W4A16) };
     // More shards than tensors leave some empty.
     for (name, params, count) in [("q4", params(Scheme::Q4_K_M), 3), ("q8", params(Scheme::Q8_0), 100), ("w4", gptq, 2)] {

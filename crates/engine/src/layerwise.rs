@@ -1,19 +1,22 @@
-//! Texts through a model whose layers are in memory one at a time. The bits are those of an [`Engine`]; memory is that of one layer, of
-//! what belongs to none, and of the texts' residual streams, 4 bytes · hidden for each token.
+//! Texts through a model whose layers are in memory one at a time. The bits are those of an [`Engine`](crate::Engine); memory is that of
+//! one layer, or of the embedding or the head, and of the texts' residual streams, 4 bytes · hidden for each token.
 
 use crate::{
-    Engine, EngineError, LoadOptions, Observer,
+    EngineError, LoadOptions, Observer, Span, Want,
     error::grow,
-    forward::rows_of_logits,
-    load::{Layer, Weights},
+    forward::{PASS, passes, rows_of_logits},
+    load::{self, Layer},
+    observe::Watch,
+    runner::Runner,
 };
 use coffer_checkpoint::TensorSource;
+use coffer_kernels::{Cpu, Matrix};
 use coffer_model::ModelConfig;
 use std::{ops::Range, sync::Arc};
 
 /// Windows of a text on their way through a model, each by itself.
 pub struct Layerwise {
-    engine: Engine,
+    runner: Runner,
     source: Arc<dyn TensorSource>,
     windows: Vec<Vec<u32>>,
     /// The residual stream of each window, `[tokens, hidden]`.
@@ -23,42 +26,40 @@ pub struct Layerwise {
 }
 
 impl Layerwise {
-    /// Reads what belongs to no layer, and starts `windows`.
+    /// Reads the embedding, and starts `windows`.
     ///
     /// # Errors
-    /// As [`Engine::load`] and [`Engine::forward`].
+    /// As [`Engine::load`](crate::Engine::load) and [`Engine::forward`](crate::Engine::forward).
     pub fn start(
         config: &ModelConfig,
         source: Arc<dyn TensorSource>,
         options: LoadOptions,
         windows: Vec<Vec<u32>>,
     ) -> Result<Self, EngineError> {
-        let weights = Weights::load_without_layers(config, &*source, options.threads.max(1))?;
-        let engine = Engine::with(config, weights, options);
+        let runner = Runner::new(config, options);
+        let embedding = load::embedding(config, &*source, runner.cpu.threads())?;
         let mut streams = Vec::with_capacity(windows.len());
         for tokens in &windows {
-            if let Some(&token) = tokens.iter().find(|&&t| t as usize >= config.vocab) {
-                return Err(EngineError::Token { token, vocab: config.vocab });
-            }
-            if tokens.len() > engine.context() {
-                return Err(EngineError::Context { wanted: tokens.len(), context: engine.context() });
+            runner.check(tokens)?;
+            if tokens.len() > runner.context {
+                return Err(EngineError::Context { wanted: tokens.len(), context: runner.context });
             }
             let mut stream = Vec::new();
             grow(&mut stream, tokens.len().saturating_mul(config.hidden), "a text on its way through the layers")?;
-            engine.embedded(tokens, &mut stream);
+            runner.embedded(&embedding, tokens, &mut stream);
             streams.push(stream);
         }
-        Ok(Self { engine, source, windows, streams, done: 0 })
+        Ok(Self { runner, source, windows, streams, done: 0 })
     }
 
     /// Shape of the model.
     pub fn config(&self) -> &ModelConfig {
-        self.engine.config()
+        &self.runner.config
     }
 
-    /// The engine without its layers: instruction set and threads.
-    pub fn cpu(&self) -> &coffer_kernels::Cpu {
-        self.engine.cpu()
+    /// The instruction set and the threads that it runs on.
+    pub fn cpu(&self) -> &Cpu {
+        &self.runner.cpu
     }
 
     /// Layers that are behind the windows.
@@ -66,39 +67,98 @@ impl Layerwise {
         self.done
     }
 
-    /// Windows.
-    pub fn windows(&self) -> &[Vec<u32>] {
-        &self.windows
-    }
-
     /// Reads the next layer and sends all windows through it, in order, before the eyes of `observer`; `false` if there is none.
     ///
     /// # Errors
-    /// As [`Engine::load`], or memory ran out.
+    /// As [`Engine::load`](crate::Engine::load), or memory ran out.
     pub fn advance(&mut self, observer: &mut dyn Observer) -> Result<bool, EngineError> {
-        let config = self.engine.config();
-        if self.done == config.layers {
+        if self.done == self.config().layers {
             return Ok(false);
         }
-        let layer = Layer::load(config, &*self.source, self.done, self.engine.cpu().threads())?;
+        let layer = Layer::load(self.config(), &*self.source, self.done, self.cpu().threads())?;
         for (tokens, x) in self.windows.iter().zip(&mut self.streams) {
-            self.engine.through(&layer, self.done, tokens, x, observer)?;
+            self.runner.through(&layer, self.done, tokens, x, observer)?;
         }
         self.done += 1;
         Ok(true)
     }
 
-    /// Hands the logits `[vocab]` of tokens `rows` of window `window` to `each`; all layers are behind it.
+    /// Sends the windows through what is left of the layers, and reads the head.
+    ///
+    /// # Errors
+    /// As [`Self::advance`].
+    pub fn finish(mut self, observer: &mut dyn Observer) -> Result<Finished, EngineError> {
+        while self.advance(observer)? {}
+        let (norm, head) = load::head(self.config(), &*self.source, self.cpu().threads())?;
+        Ok(Finished { runner: self.runner, streams: self.streams, norm, head })
+    }
+}
+
+/// Windows behind all layers.
+pub struct Finished {
+    runner: Runner,
+    streams: Vec<Vec<f32>>,
+    /// `[hidden]`
+    norm: Vec<f32>,
+    /// `[vocab, hidden]`
+    head: Matrix,
+}
+
+impl Finished {
+    /// Hands the logits `[vocab]` of tokens `rows` of window `window` to `each`.
     ///
     /// # Errors
     /// Memory ran out.
     pub fn logits(&self, window: usize, rows: Range<usize>, each: &mut dyn FnMut(&[f32])) -> Result<(), EngineError> {
-        let (hidden, vocab) = (self.config().hidden, self.config().vocab);
+        let (hidden, vocab) = (self.runner.config.hidden, self.vocab());
         let x = &self.streams[window][rows.start * hidden..rows.end * hidden];
         let (mut h, mut logits) = (Vec::new(), Vec::new());
         grow(&mut h, x.len(), "logits")?;
         grow(&mut logits, rows.len().min(rows_of_logits(vocab)).saturating_mul(vocab), "logits")?;
-        self.engine.head(x, &mut h, &mut logits, each);
+        self.runner.head((&self.norm, &self.head), x, &mut h, &mut logits, each);
+        Ok(())
+    }
+
+    /// The instruction set and the threads that it runs on.
+    pub fn cpu(&self) -> &Cpu {
+        &self.runner.cpu
+    }
+
+    /// Tokens of the vocabulary.
+    pub fn vocab(&self) -> usize {
+        self.runner.config.vocab
+    }
+}
+
+impl Runner {
+    /// Sends the residual stream `x` `[tokens, hidden]` of one sequence through `layer`, the `i`th.
+    ///
+    /// # Errors
+    /// Memory ran out.
+    fn through(
+        &self,
+        layer: &Layer,
+        i: usize,
+        tokens: &[u32],
+        x: &mut [f32],
+        observer: &mut dyn Observer,
+    ) -> Result<(), EngineError> {
+        let mut cache = self.cache(1, tokens.len())?;
+        cache.reserve(tokens.len())?;
+        let spans = &mut [Span { cache: &mut cache, tokens, want: Want::Nothing }];
+        let passes = passes(spans);
+        let mut work = self.workspace();
+        work.prepare(self, &passes, tokens.len())?;
+        for (pieces, x) in passes.iter().zip(x.chunks_mut(PASS * self.config.hidden)) {
+            let tokens = x.len() / self.config.hidden;
+            work.note_positions(spans, pieces);
+            work.x[..x.len()].copy_from_slice(x);
+            let watch = &mut Watch { observer, layer: i, cached: 0 };
+            self.attend(&mut work, layer, spans, pieces, tokens, watch);
+            self.feed_forward(&mut work, layer, tokens, watch);
+            x.copy_from_slice(&work.x[..x.len()]);
+            pieces.iter().for_each(|p| spans[p.span].cache.advance(p.tokens));
+        }
         Ok(())
     }
 }

@@ -15,12 +15,13 @@ mod mixture;
 mod pack;
 mod random;
 mod rotary;
+mod runner;
 
 pub use cache::KvCache;
 pub use engine::{Engine, LoadOptions, Span, Want};
 pub use error::EngineError;
 pub use generate::Generation;
-pub use layerwise::Layerwise;
+pub use layerwise::{Finished, Layerwise};
 pub use observe::Observer;
 pub use sampling::{Choice, Sampler, SamplingParams};
 pub use scheduler::{Event, FinishReason, Owner, Request, Scheduler};

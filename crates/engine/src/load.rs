@@ -6,7 +6,7 @@ use crate::{
 };
 use coffer_checkpoint::TensorSource;
 use coffer_kernels::Matrix;
-use coffer_model::{Experts, LayerGraph, ModelConfig};
+use coffer_model::{Experts, LayerGraph, ModelConfig, Node};
 use std::collections::HashMap;
 
 /// All weights of a model, packed.
@@ -80,25 +80,11 @@ impl Weights {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, EngineError> {
         let graph = LayerGraph::of(config);
-        Self::of(config, Loaded(pack::nodes(graph.nodes().iter().collect(), source, threads, progress)?), config.layers)
-    }
-
-    /// The same without any layer.
-    pub(crate) fn load_without_layers(
-        config: &ModelConfig,
-        source: &dyn TensorSource,
-        threads: usize,
-    ) -> Result<Self, EngineError> {
-        let graph = LayerGraph::of(config);
-        let nodes = graph.nodes().iter().filter(|node| node.block.is_none()).collect();
-        Self::of(config, Loaded(pack::nodes(nodes, source, threads, &mut |_, _| {})?), 0)
-    }
-
-    fn of(config: &ModelConfig, mut loaded: Loaded, layers: usize) -> Result<Self, EngineError> {
-        let embedding = loaded.linear("model.embed_tokens.weight")?.weight;
-        let layers = (0..layers).map(|i| loaded.layer(config, i)).collect::<Result<_, _>>()?;
-        let norm = loaded.norm("model.norm.weight")?;
-        let head = if config.tie_embeddings { None } else { Some(loaded.linear("lm_head.weight")?.weight) };
+        let mut loaded = Loaded(pack::nodes(graph.nodes().iter().collect(), source, threads, progress)?);
+        let embedding = loaded.linear(EMBEDDING)?.weight;
+        let layers = (0..config.layers).map(|i| loaded.layer(config, i)).collect::<Result<_, _>>()?;
+        let norm = loaded.norm(NORM)?;
+        let head = if config.tie_embeddings { None } else { Some(loaded.linear(HEAD)?.weight) };
         Ok(Self { embedding, layers, norm, head })
     }
 
@@ -114,12 +100,26 @@ impl Weights {
     }
 }
 
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const NORM: &str = "model.norm.weight";
+const HEAD: &str = "lm_head.weight";
+
+/// Reads and packs the embedding, `[vocab, hidden]`, alone.
+pub(crate) fn embedding(config: &ModelConfig, source: &dyn TensorSource, threads: usize) -> Result<Matrix, EngineError> {
+    Ok(Loaded::some(config, source, threads, &|node| node.weight == EMBEDDING)?.linear(EMBEDDING)?.weight)
+}
+
+/// Reads and packs the last norm, `[hidden]`, and the head, `[vocab, hidden]`, alone.
+pub(crate) fn head(config: &ModelConfig, source: &dyn TensorSource, threads: usize) -> Result<(Vec<f32>, Matrix), EngineError> {
+    let head = if config.tie_embeddings { EMBEDDING } else { HEAD };
+    let mut loaded = Loaded::some(config, source, threads, &|node| [NORM, head].contains(&&*node.weight))?;
+    Ok((loaded.norm(NORM)?, loaded.linear(head)?.weight))
+}
+
 impl Layer {
     /// Reads and packs one layer.
     pub(crate) fn load(config: &ModelConfig, source: &dyn TensorSource, i: usize, threads: usize) -> Result<Self, EngineError> {
-        let graph = LayerGraph::of(config);
-        let nodes = graph.nodes().iter().filter(|node| node.block == Some(i)).collect();
-        Loaded(pack::nodes(nodes, source, threads, &mut |_, _| {})?).layer(config, i)
+        Loaded::some(config, source, threads, &|node| node.block == Some(i))?.layer(config, i)
     }
 
     fn bytes(&self) -> usize {
@@ -159,6 +159,18 @@ impl Linear {
 struct Loaded(HashMap<String, Packed>);
 
 impl Loaded {
+    /// Reads and packs some nodes.
+    fn some(
+        config: &ModelConfig,
+        source: &dyn TensorSource,
+        threads: usize,
+        wanted: &dyn Fn(&Node) -> bool,
+    ) -> Result<Self, EngineError> {
+        let graph = LayerGraph::of(config);
+        let nodes = graph.nodes().iter().filter(|node| wanted(node)).collect();
+        Ok(Self(pack::nodes(nodes, source, threads, &mut |_, _| {})?))
+    }
+
     fn layer(&mut self, config: &ModelConfig, i: usize) -> Result<Layer, EngineError> {
         let name = |part: &str| format!("model.layers.{i}.{part}.weight");
         let family = config.architecture.family();

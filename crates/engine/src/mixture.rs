@@ -1,10 +1,11 @@
 //! Mixtures of experts: tokens are grouped by the expert that the router chose for them, so that each expert's weights are read once.
 
 use crate::{
-    Engine, EngineError,
+    EngineError,
     error::grow,
     load::{Gated, Linear},
     observe::{FeedForward, Watch},
+    runner::Runner,
 };
 use coffer_model::ModelConfig;
 
@@ -28,7 +29,7 @@ impl Mixture {
     }
 }
 
-impl Engine {
+impl Runner {
     /// Adds to each row of `y` what its experts make of the same row of `h`, in the order of their numbers. `gate_up` is working space.
     #[expect(clippy::too_many_arguments, reason = "a layer, its input, its output and room to work in")]
     pub(crate) fn mixture(

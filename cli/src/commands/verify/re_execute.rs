@@ -117,7 +117,7 @@ impl ReExecute {
                 let text = Text::read(path, identities)?;
                 same(is == Some(text.digest()), || format!("{} is not the text that was learned from", named(path)))?;
                 let bytes = usize::try_from(*bytes).unwrap_or(usize::MAX);
-                let (curvature, _) = text.learn(bytes, (*window, *max_tokens), source, &|_| true, work)?;
+                let (curvature, _) = text.learn(bytes, (*window, *max_tokens), source, work)?;
                 let method = receipt.method.split('@').next().unwrap_or_default();
                 learning::inputs(method, curvature, source, params, work)
             }
@@ -132,6 +132,8 @@ impl ReExecute {
             tensors.swap(i, j);
         }
         tensors.truncate(count);
+        // In the order of the layers a text is run once.
+        tensors.sort();
         Ok(tensors)
     }
 }

@@ -300,11 +300,11 @@ impl Quantize {
     fn cost(&self, name: &str, errors: &[f32]) -> Result<f64, CompressError> {
         let square = |e: &f32| f64::from(*e) * f64::from(*e);
         let columns = match &self.rounding {
-            Rounding::Feedback(Feedback(curvature)) | Rounding::Equalized(curvature) => match curvature.input(name) {
+            Rounding::Feedback(Feedback(curvature)) => match curvature.input(name)? {
                 Some(moments) => return Ok(moments.cost(errors)),
                 None => None,
             },
-            Rounding::Weighted(importance) => importance.columns(name, errors.len() as u64)?,
+            Rounding::Weighted(_, importance) => importance.columns(name, errors.len() as u64)?,
             Rounding::Nearest => None,
         };
         Ok(match columns {

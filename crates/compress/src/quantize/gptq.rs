@@ -21,12 +21,13 @@ pub(crate) static ENTRY: Entry = Entry {
 };
 
 /// Rounds by second moments.
+#[derive(Clone)]
 pub(super) struct Feedback(pub(super) Arc<Curvature>);
 
 impl Feedback {
     /// The bytes of `values`, some rows from `first_row` on, of tensor `output`, whose type is searched; `None` if its input was not seen.
     pub(super) fn encode(&self, output: &TensorInfo, first_row: u64, values: &[f32]) -> Result<Option<Vec<u8>>, CompressError> {
-        let Some(moments) = self.0.input(&output.name) else { return Ok(None) };
+        let Some(moments) = self.0.input(&output.name)? else { return Ok(None) };
         let cols = moments.cols();
         if cols as u64 != output.cols() {
             let reason = format!("{} has {} columns and its input {cols}", output.name, output.cols());
@@ -38,8 +39,7 @@ impl Feedback {
         for (i, (values, weights)) in values.chunks_exact(cols).zip(weights.chunks_exact(cols)).enumerate() {
             coded.push(encode::row(output.dtype, values, weights).map_err(|e| in_row(i, e))?);
         }
-        let factor = self.0.factor(moments);
-        round(&factor, values, &mut coded);
+        round(self.0.factor(&moments), values, &mut coded);
         let row_bytes = cols / output.dtype.block_len() * output.dtype.block_bytes();
         let mut out = vec![0; row_bytes * coded.len()];
         coded.iter().zip(out.chunks_exact_mut(row_bytes)).for_each(|(row, out)| row.store(out));
@@ -73,7 +73,7 @@ mod tests {
 
     fn coded(dtype: DType, moments: &Moments, values: &[f32]) -> (Vec<f32>, Box<dyn encode::Row>) {
         let mut rows = [encode::row(dtype, values, &moments.importance()).unwrap()];
-        round(&moments.factor(), values, &mut rows);
+        round(moments.factor(1), values, &mut rows);
         let [row] = rows;
         let mut raw = vec![0; COLS / dtype.block_len() * dtype.block_bytes()];
         row.store(&mut raw);
@@ -83,7 +83,7 @@ mod tests {
     }
 
     fn output_error(moments: &Moments, values: &[f32], rounded: &[f32]) -> f64 {
-        let factor = moments.factor();
+        let factor = moments.factor(1);
         let e = |k: usize| f64::from(values[factor.order[k]] - rounded[factor.order[k]]);
         let term = |k: usize| e(k) + (0..k).map(|j| e(j) * f64::from(factor.feedback[j * COLS + k])).sum::<f64>();
         (0..COLS).map(|k| f64::from(factor.weights[k]) * term(k).powi(2)).sum()
@@ -91,7 +91,7 @@ mod tests {
 
     /// Optimal brain surgery with an explicit inverse, in `f64`: Frantar et al., "GPTQ", 2022, equations 2 and 3.
     fn surgery(moments: &Moments, values: &[f32], row: &mut dyn encode::Row) -> Vec<f32> {
-        let Factor { order, weights, feedback } = moments.factor();
+        let Factor { order, weights, feedback } = moments.factor(1);
         let u = |i: usize, k: usize| if i == k { 1.0 } else { f64::from(feedback[i * COLS + k]) };
         let h: Vec<Vec<f64>> = (0..COLS)
             .map(|i| (0..COLS).map(|k| (i.max(k)..COLS).map(|d| u(i, d) * f64::from(weights[d]) * u(k, d)).sum()).collect())
