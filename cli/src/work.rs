@@ -44,8 +44,7 @@ impl Work {
         (config, weights): (&ModelConfig, Arc<dyn TensorSource>),
         tokens: &[u32],
     ) -> Result<Fidelity> {
-        let context = source.config.context;
-        let windows = Windows::new(tokens, context.min(512), 0, context)?;
+        let windows = windows(source, tokens)?;
         let mut progress = self.steps("measuring the loss");
         let (_, result) = fidelity::compare_layerwise(
             OnTheWay { name: "the source", config: &source.config, weights: Arc::clone(&source.weights) },
@@ -71,4 +70,10 @@ impl Work {
     pub(crate) fn steps(self, what: &str) -> Progress {
         Progress::steps(self.progress, what)
     }
+}
+
+/// The windows in which `tokens` are compared.
+pub(crate) fn windows<'a>(source: &Model, tokens: &'a [u32]) -> Result<Windows<'a>> {
+    let context = source.config.context;
+    Ok(Windows::new(tokens, context.min(512), 0, context)?)
 }

@@ -12,17 +12,13 @@ use crate::{
     remote::Output,
     unfinished::{Unfinished, absent},
 };
-use anyhow::Result;
-use coffer_checkpoint::TensorSource;
-use coffer_compress::{CompressError, Plan, Progress, Summary};
+use anyhow::{Error, Result};
+use coffer_compress::{CompressError, Made, Progress, Summary};
 use coffer_evidence::{Receipt, Recipe, WeightsDigest, signature::Signer};
 use coffer_seal::Recipient;
-use coffer_store::{Destination, Model, WorkId};
+use coffer_store::{Destination, Model, Nameless, WorkId};
 use gate::{Loss, Measurement};
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Path, PathBuf};
 
 /// Flags of where it goes and what must be known of it.
 #[derive(clap::Args)]
@@ -53,13 +49,10 @@ pub(crate) struct Outcome<'a> {
     measurement: Option<Measurement>,
 }
 
-/// A model that can be written.
-pub(crate) struct Made<'a> {
+/// A model that can be made.
+pub(crate) struct Job<'a> {
     /// What it is made of.
     pub(crate) model: Model,
-    /// What it will be.
-    pub(crate) weights: Arc<dyn TensorSource>,
-    pub(crate) plan: Plan,
     pub(crate) recipe: Recipe,
     /// Digest of what it is made of, if that is known.
     pub(crate) source: Option<WeightsDigest>,
@@ -67,10 +60,10 @@ pub(crate) struct Made<'a> {
     pub(crate) held_out: Option<HeldOut>,
     /// Which work it is.
     pub(crate) work: Option<WorkId>,
-    /// Writes it.
-    pub(crate) write: &'a mut Write<'a>,
+    /// Makes it.
+    pub(crate) make: &'a mut Make<'a>,
 }
-type Write<'a> = dyn FnMut(&Model, Destination<'_>, &mut Progress<'_>) -> Result<Summary, CompressError> + 'a;
+type Make<'a> = dyn FnMut(&Model, Destination<'_>, &mut Progress<'_>) -> Result<Made, CompressError> + 'a;
 
 impl OutcomeFlags {
     /// Looks at everything that is named before anything takes long.
@@ -87,26 +80,30 @@ impl OutcomeFlags {
 }
 
 impl Outcome<'_> {
-    /// Measures it, writes it under a name that says whether it was refused, and tells of it.
-    pub(crate) fn write(self, what: &str, made: Made<'_>) -> Result<()> {
-        let Made { model, weights, plan, recipe, source, held_out, work, write } = made;
+    /// Makes it, measures what was made, gives it a name that says whether it is refused, and tells of it.
+    pub(crate) fn of(self, what: &str, job: Job<'_>) -> Result<()> {
+        let Job { model, recipe, source, held_out, work, make } = job;
         let Self { flags, recipients, receipt, signer, measurement } = self;
         let making = flags.making;
-        let measure = |m: Measurement| m.of(&model, Arc::clone(&weights), &plan.summary, held_out, making.work);
-        let loss = measurement.map(measure).transpose()?;
-        let place = loss.as_ref().map_or_else(|| Ok(flags.output.to_path_buf()), |loss| loss.place(&flags.output))?;
-        let destination = Destination { path: &place, recipients: &recipients, work };
+        let measurement = measurement.map(|m| m.on(&model, held_out)).transpose()?;
+        let destination = Destination { path: &flags.output, recipients: &recipients, work };
         let mut progress = making.progress(what);
-        let summary = write(&model, destination, &mut |done, total| progress.update(done, total))?;
+        let Made { summary, model: made } = make(&model, destination, &mut |done, total| progress.update(done, total))?;
         drop(progress);
-        if let (Some(file), Some(path)) = (receipt, &flags.receipt) {
-            let source = source.map_or_else(|| model.weights_digest(), Ok)?;
-            // A sealed result cannot be read back without a key of its recipients.
-            let result = if recipients.is_empty() {
-                coffer_store::open(&place, &[])?.weights_digest()?
-            } else {
-                Model { weights, ..model }.weights_digest()?
-            };
+        let look = || -> Result<_> {
+            let result = made.open()?;
+            let loss = measurement.map(|m| m.of(&model, &result, &summary, making.work)).transpose()?;
+            let place = loss.as_ref().map_or_else(|| flags.output.to_path_buf(), |loss| loss.place(&flags.output));
+            absent(&place)?;
+            let digests = receipt.is_some().then(|| digests(source, &model, &result)).transpose()?;
+            Ok((loss, place, digests))
+        };
+        let (loss, place, digests) = match look() {
+            Ok(seen) => seen,
+            Err(error) => return Err(kept(made, error)),
+        };
+        made.place(&place)?;
+        if let (Some(file), Some(path), Some((source, result))) = (receipt, &flags.receipt, digests) {
             let mut receipt = Receipt::new(recipe, source, result);
             receipt.lost = loss.as_ref().map(serde_json::to_value).transpose()?;
             file.finish_new(receipt.to_json().as_bytes())?;
@@ -119,6 +116,19 @@ impl Outcome<'_> {
             loss.iter().for_each(Loss::print);
         }
         loss.map_or(Ok(()), |loss| loss.verdict(&place))
+    }
+}
+
+/// Of the weights of `model`, if it is not known, and of the result.
+fn digests(known: Option<WeightsDigest>, model: &Model, result: &Model) -> Result<(WeightsDigest, WeightsDigest)> {
+    Ok((known.map_or_else(|| model.weights_digest(), Ok)?, result.weights_digest()?))
+}
+
+/// `error`, which says where what was made is left, if it is.
+fn kept(made: Nameless, error: Error) -> Error {
+    match made.leave() {
+        Some(left) => error.context(format!("what was made is kept in {}; the same command goes on from there", left.display())),
+        None => error,
     }
 }
 

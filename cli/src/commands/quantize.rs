@@ -6,7 +6,7 @@ mod part;
 use crate::{
     commands::{
         making,
-        outcome::{HeldOut, Made, Outcome, OutcomeFlags},
+        outcome::{HeldOut, Job, Outcome, OutcomeFlags},
     },
     exit::Usage,
     learning::{self, Cut, Text},
@@ -17,7 +17,7 @@ use automatic::Automatic;
 use coffer_checkpoint::DType;
 use coffer_compress::{
     CompressError,
-    quantize::{self, Inputs, Pin, QuantizeParams, Rounded, Scheme},
+    quantize::{self, Inputs, Pin, QuantizeParams, Scheme},
     shard::Part,
 };
 use coffer_evidence::{
@@ -106,16 +106,14 @@ pub(crate) fn run(args: Args) -> Result<()> {
             return part::write((&model, &params), (part, recipe), &args.outcome.output, keys, *making);
         }
     };
-    outcome.write(
+    outcome.of(
         "quantizing",
-        Made {
-            weights: Arc::new(Rounded::with(&model, &params)),
-            plan,
+        Job {
             work: making::work_id(&model, &recipe),
             recipe,
             source: None,
             held_out,
-            write: &mut |model, out, progress| quantize::quantize(model, out, &params, progress),
+            make: &mut |model, out, progress| quantize::make(model, out, &params, progress),
             model,
         },
     )

@@ -5,13 +5,13 @@
 //! errors in earlier columns are made up for in later ones (Chee et al., "QuIP", 2023, section 3.1, where this is shown to be
 //! what GPTQ does; Frantar et al., 2022).
 
-use crate::{Calibration, CompressError};
+use crate::{Calibration, CompressError, encode::isa};
 use coffer_checkpoint::{DType, TensorSource};
 use coffer_engine::{
     EngineError, Layerwise, LoadOptions, Observer,
     observe::{Nobody, Products},
 };
-use coffer_kernels::{Cpu, MatrixBuilder, MatrixError};
+use coffer_kernels::{Cpu, MatrixBuilder, MatrixError, Wide};
 use coffer_model::ModelConfig;
 use coffer_store::Model;
 use std::{
@@ -232,10 +232,13 @@ struct Pivot {
 
 impl Pivot {
     /// Takes off what it leaves to `columns` of row `i`.
+    #[inline(always)]
     fn take_off(&self, i: usize, columns: Range<usize>, row: &mut [f64]) {
         let u = self.row[i] / self.d;
         let columns = columns.start..columns.end.min(i + 1);
-        row[columns.clone()].iter_mut().zip(&self.row[columns]).for_each(|(a, l)| *a -= u * l);
+        for (a, l) in row[columns.clone()].iter_mut().zip(&self.row[columns]) {
+            *a -= u * l;
+        }
     }
 }
 
@@ -246,16 +249,31 @@ fn take_off(panel: &[Pivot], rows: &mut [Vec<f64>], threads: usize) {
     rows.iter_mut().enumerate().for_each(|(i, row)| shares[i % threads].push((i, row)));
     thread::scope(|scope| {
         for mut share in shares {
-            scope.spawn(move || {
-                let longest = share.last().map_or(0, |(i, _)| i + 1);
-                for start in (0..longest).step_by(TILE) {
-                    for (i, row) in share.iter_mut().filter(|(i, _)| *i >= start) {
-                        panel.iter().rev().for_each(|pivot| pivot.take_off(*i, start..start + TILE, row));
-                    }
-                }
-            });
+            scope.spawn(move || isa().run(TakeOff { panel, rows: &mut share }));
         }
     });
+}
+
+/// Takes off what all of a panel leave to some rows, each with its place.
+struct TakeOff<'a, 'b> {
+    panel: &'a [Pivot],
+    rows: &'a mut [(usize, &'b mut Vec<f64>)],
+}
+
+impl Wide for TakeOff<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let longest = self.rows.last().map_or(0, |(i, _)| i + 1);
+        for start in (0..longest).step_by(TILE) {
+            for (i, row) in self.rows.iter_mut().filter(|(i, _)| *i >= start) {
+                for pivot in self.panel.iter().rev() {
+                    pivot.take_off(*i, start..start + TILE, row);
+                }
+            }
+        }
+    }
 }
 
 /// Adds up.

@@ -2,8 +2,9 @@
 
 use crate::{CompressError, Method, Task, rows};
 use coffer_checkpoint::{TensorInfo, TensorSource};
-use coffer_store::{Destination, Model, ModelWriter, Target};
-use std::{collections::BTreeMap, ops::Range, sync::mpsc, thread};
+use coffer_engine::EngineError;
+use coffer_store::{Destination, Model, ModelWriter, Nameless, Target};
+use std::{collections::BTreeMap, ops::Range, path::Path, sync::mpsc, thread};
 
 /// Called with the bytes written so far and the bytes in all.
 pub type Progress<'a> = dyn FnMut(u64, u64) + 'a;
@@ -28,6 +29,25 @@ pub struct Summary {
     /// Tensors that an interrupted run had left.
     #[serde(skip_serializing_if = "is_zero")]
     pub kept: usize,
+}
+
+/// A model that is made and has no name yet.
+pub struct Made {
+    /// What it is.
+    pub summary: Summary,
+    /// It itself.
+    pub model: Nameless,
+}
+
+impl Made {
+    /// Gives it the name `out`.
+    ///
+    /// # Errors
+    /// As [`Nameless::place`].
+    pub fn place(self, out: &Path) -> Result<Summary, CompressError> {
+        self.model.place(out)?;
+        Ok(self.summary)
+    }
 }
 
 fn is_zero(n: &usize) -> bool {
@@ -93,12 +113,12 @@ pub fn plan(method: &dyn Method, bytes_in: u64, threads: usize) -> Result<Plan, 
     Ok(Plan { summary, steps, peak_memory: largest.saturating_mul(threads.max(1) as u64), outputs })
 }
 
-/// Runs `method` on `threads` threads and writes a model like `like` to `out`, from where an interrupted run of the same work
+/// Runs `method` on `threads` threads and writes a model like `like` for `out`, from where an interrupted run of the same work
 /// left it.
 ///
 /// # Errors
-/// Returns the first error in the order of the output. Nothing is left at `out` then; if reading or writing failed, what is
-/// whole is left beside it for the same work to go on with.
+/// Returns the first error in the order of the output. If reading or writing failed, what is whole is left beside `out` for the same
+/// work to go on with, and nothing otherwise.
 pub(crate) fn execute(
     method: &dyn Method,
     like: &Model,
@@ -106,7 +126,7 @@ pub(crate) fn execute(
     bytes_in: u64,
     threads: usize,
     progress: &mut Progress<'_>,
-) -> Result<Summary, CompressError> {
+) -> Result<Made, CompressError> {
     let Plan { mut summary, .. } = plan(method, bytes_in, threads)?;
     let tasks = method.plan()?;
     let tensors: Vec<TensorInfo> = tasks.iter().map(|t| t.output.clone()).collect();
@@ -122,14 +142,18 @@ pub(crate) fn execute(
         Ok(())
     });
     if let Err(error) = made {
-        let outside = matches!(error, CompressError::Store(_) | CompressError::Read(_));
+        let outside = matches!(
+            error,
+            CompressError::Store(_)
+                | CompressError::Read(_)
+                | CompressError::Engine(EngineError::Read { .. } | EngineError::Memory { .. })
+        );
         return Err(match outside.then(|| writer.leave()).flatten() {
             Some(left) => CompressError::Interrupted { left: left.display().to_string(), error: Box::new(error) },
             None => error,
         });
     }
-    writer.finish()?;
-    Ok(summary)
+    Ok(Made { summary, model: writer.complete()? })
 }
 
 /// Bytes of all tensors of `source`.

@@ -227,7 +227,7 @@ impl<T: Block<N, B>, const N: usize, const B: usize> Wide for Searching<'_, T, N
 }
 
 /// The instruction set that everything runs on. One that is forced and not there was refused where it was first asked for.
-fn isa() -> Isa {
+pub(crate) fn isa() -> Isa {
     static ISA: LazyLock<Isa> = LazyLock::new(|| Isa::detect().unwrap_or(Isa::Scalar));
     *ISA
 }

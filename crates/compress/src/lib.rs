@@ -22,7 +22,7 @@ mod testing;
 
 pub use calibration::Calibration;
 pub use curvature::Curvature;
-pub use driver::{Plan, Progress, Summary};
+pub use driver::{Made, Plan, Progress, Summary};
 pub use equalize::Equalization;
 pub use error::CompressError;
 pub use importance::Importance;

@@ -46,7 +46,8 @@ pub fn merge<'a, E: From<CompressError>>(
     progress: &mut Progress<'_>,
 ) -> Result<Summary, E> {
     let Job { method, like, bytes_in } = Job::open(recipe, open)?;
-    Ok(driver::execute(&method, &like, (out.into(), Target::HuggingFace), bytes_in, threads, progress)?)
+    let out = out.into();
+    Ok(driver::execute(&method, &like, (out, Target::HuggingFace), bytes_in, threads, progress)?.place(out.path)?)
 }
 
 /// An opened recipe.

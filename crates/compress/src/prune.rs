@@ -36,15 +36,9 @@ pub fn prune<'a>(
     params: &PruneParams,
     progress: &mut Progress<'_>,
 ) -> Result<Summary, CompressError> {
-    let method = method_of(model, params)?;
-    driver::execute(
-        &method,
-        model,
-        (out.into(), Target::HuggingFace),
-        driver::bytes_of(&*model.weights),
-        params.threads,
-        progress,
-    )
+    let (method, out) = (method_of(model, params)?, out.into());
+    let bytes_in = driver::bytes_of(&*model.weights);
+    driver::execute(&method, model, (out, Target::HuggingFace), bytes_in, params.threads, progress)?.place(out.path)
 }
 
 fn method_of(model: &Model, params: &PruneParams) -> Result<Magnitude, CompressError> {

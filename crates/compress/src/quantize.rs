@@ -15,7 +15,7 @@ pub use pin::{Pin, pinned};
 pub use rounded::Rounded;
 
 use crate::{
-    CompressError, Curvature, Equalization, Importance, Method, Plan, Progress, Summary, Task, driver, encode,
+    CompressError, Curvature, Equalization, Importance, Made, Method, Plan, Progress, Summary, Task, driver, encode,
     equalize::Equalized,
     method::{Entry, Kind, Needs},
     rows,
@@ -114,15 +114,22 @@ pub fn quantize<'a>(
     params: &QuantizeParams,
     progress: &mut Progress<'_>,
 ) -> Result<Summary, CompressError> {
+    let out = out.into();
+    make(model, out, params, progress)?.place(out.path)
+}
+
+/// As [`quantize`], without giving the output its name.
+///
+/// # Errors
+/// As [`quantize`]. If reading or writing failed, what is whole is left beside `out` for the same work to go on with.
+pub fn make(
+    model: &Model,
+    out: Destination<'_>,
+    params: &QuantizeParams,
+    progress: &mut Progress<'_>,
+) -> Result<Made, CompressError> {
     let method = Quantize::of(model, params);
-    driver::execute(
-        &method,
-        model,
-        (out.into(), params.scheme.target()),
-        driver::bytes_of(&*model.weights),
-        params.threads,
-        progress,
-    )
+    driver::execute(&method, model, (out, params.scheme.target()), driver::bytes_of(&*model.weights), params.threads, progress)
 }
 
 pub(crate) struct Quantize {

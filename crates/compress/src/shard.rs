@@ -2,7 +2,7 @@
 //! what a single process would have written.
 
 use crate::{
-    CompressError, METHODS, Method, Progress, Summary, Task, driver,
+    CompressError, METHODS, Made, Method, Progress, Summary, Task, driver,
     method::Entry,
     quantize::{Quantize, QuantizeParams},
     rows,
@@ -249,7 +249,7 @@ impl Gathered {
     }
 }
 
-/// Writes the model that `gathered` are the shards of.
+/// Makes the model that `gathered` are the shards of, for `out`.
 ///
 /// # Errors
 /// Returns [`CompressError`] if reading or writing fails.
@@ -259,7 +259,7 @@ pub fn gather<'a>(
     out: impl Into<Destination<'a>>,
     threads: usize,
     progress: &mut Progress<'_>,
-) -> Result<Summary, CompressError> {
+) -> Result<Made, CompressError> {
     let scheme = &gathered.recipe().parameters.scheme;
     let known = scheme.parse::<crate::quantize::Scheme>();
     let target = known.map_err(|e| CompressError::Shards { reason: e.to_string() })?.target();

@@ -79,7 +79,7 @@ fn shards_gather_to_the_bytes_of_one_process() {
         paths.reverse();
         let gathered = gathered(&model, &paths).unwrap();
         let out = place.join("gathered");
-        let summary = shard::gather(&gathered, &model, &out, 2, &mut |_, _| ()).unwrap();
+        let summary = shard::gather(&gathered, &model, &out, 2, &mut |_, _| ()).unwrap().place(&out).unwrap();
         assert_eq!(gathered.plan(&model, 2).unwrap().summary, summary);
         let out = if out.is_dir() { out.join("model.safetensors") } else { out };
         let expected = whole(&model, &params, &place.join("whole"));
@@ -101,7 +101,7 @@ fn sealed_shards_gather_with_a_key() {
     });
     let opened = paths.iter().map(|path| Shard::open(path, &identities).unwrap()).collect();
     let out = dir.path().join("out.gguf");
-    shard::gather(&Gathered::new(&model, opened).unwrap(), &model, &out, 1, &mut |_, _| ()).unwrap();
+    shard::gather(&Gathered::new(&model, opened).unwrap(), &model, &out, 1, &mut |_, _| ()).unwrap().place(&out).unwrap();
     assert!(fs::read(out).unwrap() == fs::read(whole(&model, &params, &dir.path().join("whole"))).unwrap());
 }
 

@@ -178,7 +178,7 @@ impl Runner {
         each: &mut dyn FnMut(&[f32]),
     ) {
         let (hidden, vocab) = (self.config.hidden, self.config.vocab);
-        self.cpu.rms_norm(x, &norm, self.config.norm_eps, h);
+        self.cpu.rms_norm(x, norm, self.config.norm_eps, h);
         for h in h.chunks(rows_of_logits(vocab) * hidden) {
             let rows = h.len() / hidden;
             let logits = &mut logits[..rows * vocab];

@@ -25,7 +25,7 @@ pub use read::Bundle;
 pub use rekey::{Changes, rekey, rotate};
 pub use sealed_file::SealedFile;
 pub use tree::{seal_data, seal_path};
-pub use write::{BundleWriter, SealedStream};
+pub use write::{BundleWriter, NamelessBundle, SealedStream};
 
 /// Told of bytes done and bytes in all while something long runs.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);

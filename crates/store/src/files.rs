@@ -51,8 +51,7 @@ impl FileSet {
     /// Returns [`StoreError`] if there is nothing at `path` or none of the identities opens the bundle.
     pub fn open(path: &Path, identities: &[Identity]) -> Result<Self, StoreError> {
         if Bundle::is_bundle(path) {
-            let bundle = Bundle::open(path, identities)?;
-            return Ok(Self::of(path, bundle.files(), Place::Bundle(bundle)));
+            return Ok(Self::of_bundle(path, Bundle::open(path, identities)?));
         }
         if place::url(path).is_some() {
             return Self::open_remote(path);
@@ -91,6 +90,11 @@ impl FileSet {
             return Err(StoreError::File { path: path.display().to_string(), reason });
         }
         Ok(Self::of(path, list, Place::Remote(place, true)))
+    }
+
+    /// The files of an opened bundle.
+    pub(crate) fn of_bundle(path: &Path, bundle: Bundle) -> Self {
+        Self::of(path, bundle.files(), Place::Bundle(bundle))
     }
 
     fn of(path: &Path, mut list: Vec<(String, u64)>, place: Place) -> Self {

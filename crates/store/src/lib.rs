@@ -26,7 +26,7 @@ pub use open::{Container, Model, open, open_files};
 pub use origin::Origin;
 pub use shard::Shard;
 pub use shuffle::Shuffle;
-pub use write::{Destination, ModelWriter, Target, WorkId, gguf_overhead};
+pub use write::{Destination, ModelWriter, Nameless, Target, WorkId, gguf_overhead};
 
 use coffer_checkpoint::DType;
 

@@ -144,7 +144,7 @@ impl ShardWriter {
             return Err(StoreError::io(&self.out)(missing));
         }
         self.draft.write_all(self.digests.as_flattened()).map_err(StoreError::io(&self.out))?;
-        self.draft.finish(&self.out)
+        self.draft.complete()?.place(&self.out)
     }
 }
 

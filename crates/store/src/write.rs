@@ -5,7 +5,7 @@ mod gguf;
 mod hugging_face;
 
 pub(crate) use draft::Draft;
-pub use draft::{Destination, WorkId};
+pub use draft::{Destination, Nameless, WorkId};
 
 use crate::{Model, StoreError, canonical::widen};
 use coffer_checkpoint::{DType, TensorInfo, gguf::GgufError};
@@ -52,8 +52,8 @@ trait Sink: Send {
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
     /// Where they go.
     fn draft(&mut self) -> &mut Draft;
-    /// Syncs, and gives the output its name.
-    fn finish(self: Box<Self>, out: &Path) -> Result<(), StoreError>;
+    /// All of it was given.
+    fn end(self: Box<Self>) -> Result<Draft, StoreError>;
 }
 
 /// A tensor that is not whole yet.
@@ -162,15 +162,25 @@ impl ModelWriter {
         self.sink.draft().leave()
     }
 
-    /// Syncs and renames; gives the bytes of all weights as they are stored.
+    /// Brings all of it to the disk.
     ///
     /// # Errors
-    /// Returns [`StoreError`] if tensors are missing, or the output cannot be synced or renamed.
-    pub fn finish(self) -> Result<u64, StoreError> {
-        match self.pending.front() {
-            Some(Pending { info, missing, .. }) => Err(sequence(&info.name, format!("{missing} bytes are missing"))),
-            None => self.sink.finish(&self.out).map(|()| self.bytes).map_err(named(&self.out)),
+    /// Returns [`StoreError`] if tensors are missing, or the output cannot be synced.
+    pub fn complete(mut self) -> Result<Nameless, StoreError> {
+        if let Some(Pending { info, missing, .. }) = self.pending.front() {
+            return Err(sequence(&info.name, format!("{missing} bytes are missing")));
         }
+        self.note().map_err(named(&self.out))?;
+        self.sink.end().and_then(Draft::complete).map_err(named(&self.out))
+    }
+
+    /// The same, and gives it the name that it was made for; gives the bytes of all weights as they are stored.
+    ///
+    /// # Errors
+    /// As [`Self::complete`] and [`Nameless::place`].
+    pub fn finish(self) -> Result<u64, StoreError> {
+        let (out, bytes) = (self.out.clone(), self.bytes);
+        self.complete()?.place(&out).map(|()| bytes)
     }
 }
 

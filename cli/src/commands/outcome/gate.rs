@@ -1,18 +1,16 @@
-//! What quantizing loses is measured before anything gets the name that was asked for.
+//! What quantizing loses is measured before the result gets the name that was asked for.
 
 use crate::{
     commands::{assess, eval::Figures},
     exit::{Refused, Usage},
     model_input::{Identities, read_text},
-    unfinished::absent,
-    work::Work,
+    work::{self, Work},
 };
 use anyhow::{Context, Result, ensure};
 use coffer_assess::{
     Policy,
     figures::{Measured, Size},
 };
-use coffer_checkpoint::TensorSource;
 use coffer_compress::Summary;
 use coffer_store::Model;
 use std::{
@@ -112,7 +110,7 @@ impl Gate {
     }
 }
 
-/// A measurement that can begin.
+/// What is wanted of a measurement.
 pub(crate) struct Measurement {
     policy: Option<Policy>,
     /// The text that was named for it.
@@ -124,44 +122,50 @@ pub(crate) struct Measurement {
 }
 
 impl Measurement {
-    /// Measures what `rounded`, which becomes what `summary` says, loses, and holds it against the limits. `held` is measured on if no
-    /// other text was named.
-    pub(crate) fn of(
-        self,
-        model: &Model,
-        rounded: Arc<dyn TensorSource>,
-        summary: &Summary,
-        held: Option<HeldOut>,
-        work: Work,
-    ) -> Result<Loss> {
-        let held = self.text.or(held).unwrap_or_else(HeldOut::built_in);
-        let mut tokens = model.tokenizer.as_ref().map_or_else(|| Ok(Vec::new()), |t| t.encode(&held.text, true))?;
+    /// Cuts the text for `model`; `held` if no other was named.
+    pub(crate) fn on(self, model: &Model, held: Option<HeldOut>) -> Result<Prepared> {
+        let HeldOut { name, text } = self.text.or(held).unwrap_or_else(HeldOut::built_in);
+        let tokens = model.tokenizer.as_ref().map_or_else(|| Ok(Vec::new()), |t| t.encode(&text, true));
+        let mut tokens = tokens.with_context(|| name.clone())?;
         tokens.truncate(self.most);
-        let fidelity = work
-            .compare(model, (&model.config, rounded), &tokens)
-            .with_context(|| format!("{}: what is lost cannot be measured; --no-eval goes on without", held.name))?;
+        let beforehand = work::windows(model, &tokens);
+        beforehand.with_context(|| format!("{name}: what is lost cannot be measured; --no-eval goes on without"))?;
+        Ok(Prepared { policy: self.policy, sealed: self.sealed, name, tokens })
+    }
+}
+
+/// A measurement that can begin.
+pub(crate) struct Prepared {
+    policy: Option<Policy>,
+    sealed: bool,
+    /// Name of the text.
+    name: String,
+    tokens: Vec<u32>,
+}
+
+impl Prepared {
+    /// Measures what `made` of `model`, of which `summary` tells, has lost, and holds it against the limits.
+    pub(crate) fn of(&self, model: &Model, made: &Model, summary: &Summary, work: Work) -> Result<Loss> {
+        let fidelity = work.compare(model, (&made.config, Arc::clone(&made.weights)), &self.tokens)?;
         let figures = Figures::from(&fidelity);
         let size = Some(Size { bytes: summary.bytes_out, parameters: summary.weights, sealed: self.sealed });
         let measured = Measured { fidelity: Some(fidelity), size, ..Measured::default() };
-        let reasons = self.policy.map_or_else(Vec::new, |policy| policy.judge(&measured).reasons);
-        Ok(Loss { text: held.name, figures, refused: reasons.iter().map(assess::reason).collect() })
+        let reasons = self.policy.as_ref().map_or_else(Vec::new, |policy| policy.judge(&measured).reasons);
+        Ok(Loss { text: self.name.clone(), figures, refused: reasons.iter().map(assess::reason).collect() })
     }
 }
 
 impl Loss {
     /// Where the result goes: a refused one under a name that says so.
-    pub(crate) fn place(&self, wanted: &Path) -> Result<PathBuf> {
+    pub(crate) fn place(&self, wanted: &Path) -> PathBuf {
         if self.refused.is_empty() {
-            return Ok(wanted.to_owned());
+            return wanted.to_owned();
         }
         let stem = wanted.file_stem().unwrap_or_default().to_string_lossy();
-        let name = match wanted.extension() {
+        wanted.with_file_name(match wanted.extension() {
             Some(extension) => format!("{stem}.refused.{}", extension.to_string_lossy()),
             None => format!("{stem}.refused"),
-        };
-        let place = wanted.with_file_name(name);
-        absent(&place)?;
-        Ok(place)
+        })
     }
 
     /// The figures, for people.

@@ -9,7 +9,8 @@ use crate::{
     rows,
 };
 use coffer_checkpoint::TensorInfo;
-use std::sync::Arc;
+use coffer_kernels::Wide;
+use std::{ops::Range, sync::Arc};
 
 /// Scales by importance, then codes with feedback.
 pub(crate) static ENTRY: Entry = Entry {
@@ -47,15 +48,60 @@ impl Feedback {
     }
 }
 
+/// Columns whose errors reach those behind them together.
+const PANEL: usize = 64;
+/// Columns that they reach while these stay in the nearest cache.
+const TILE: usize = 1024;
+
 /// Rounds all rows, column after column. Each sum of errors runs over the columns in their order.
 fn round(factor: &Factor, values: &[f32], rows: &mut [Box<dyn encode::Row>]) {
     let n = factor.order.len();
     let mut wanted: Vec<f32> = values.chunks_exact(n).flat_map(|row| factor.order.iter().map(|&c| row[c])).collect();
-    for (k, &column) in factor.order.iter().enumerate() {
-        let feedback = &factor.feedback[k * n + k + 1..(k + 1) * n];
-        for ((row, wanted), values) in rows.iter_mut().zip(wanted.chunks_exact_mut(n)).zip(values.chunks_exact(n)) {
-            let error = values[column] - row.round(column, wanted[k]);
-            wanted[k + 1..].iter_mut().zip(feedback).for_each(|(w, u)| *w += error * u);
+    let mut errors = vec![0.0; rows.len() * PANEL];
+    for first in (0..n).step_by(PANEL) {
+        let end = (first + PANEL).min(n);
+        for (((row, wanted), values), errors) in
+            rows.iter_mut().zip(wanted.chunks_exact_mut(n)).zip(values.chunks_exact(n)).zip(errors.chunks_exact_mut(PANEL))
+        {
+            for k in first..end {
+                let column = factor.order[k];
+                let error = values[column] - row.round(column, wanted[k]);
+                let feedback = &factor.feedback[k * n..][k + 1..end];
+                wanted[k + 1..end].iter_mut().zip(feedback).for_each(|(w, u)| *w += error * u);
+                errors[k - first] = error;
+            }
+        }
+        encode::isa().run(Reach { factor, panel: first..end, errors: &errors, wanted: &mut wanted });
+    }
+}
+
+/// What the errors of a panel add to the columns behind it.
+struct Reach<'a> {
+    factor: &'a Factor,
+    panel: Range<usize>,
+    /// `[rows, PANEL]`
+    errors: &'a [f32],
+    /// `[rows, cols]`
+    wanted: &'a mut [f32],
+}
+
+impl Wide for Reach<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let n = self.factor.order.len();
+        for start in (self.panel.end..n).step_by(TILE) {
+            let tile = start..(start + TILE).min(n);
+            for (row, errors) in self.wanted.chunks_exact_mut(n).zip(self.errors.chunks_exact(PANEL)) {
+                let wanted = &mut row[tile.clone()];
+                for (k, &error) in self.panel.clone().zip(errors) {
+                    let feedback = &self.factor.feedback[k * n..][tile.clone()];
+                    for (w, &u) in wanted.iter_mut().zip(feedback) {
+                        *w += error * u;
+                    }
+                }
+            }
         }
     }
 }

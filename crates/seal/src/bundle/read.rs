@@ -56,9 +56,26 @@ impl Bundle {
         Self::from_opened(path, unlock(path, identities)?)
     }
 
+    /// Opens a bundle whose content key is at hand; who else can is not asked.
+    pub(super) fn with_key(path: &Path, key: &ContentKey, id: BundleId) -> Result<Self, BundleError> {
+        let place = place::at(path).map_err(BundleError::io(path))?;
+        let manifest = open_manifest(&*place, path, key, &id)?;
+        Self::of(path, &*place, (key, id), Vec::new(), manifest)
+    }
+
     pub(super) fn from_opened(path: &Path, opened: Opened) -> Result<Self, BundleError> {
         let Opened { place, id, key, members, manifest, .. } = opened;
-        let data = Arc::new(Data::open(&*place, path, &key, &id, &manifest)?);
+        Self::of(path, &*place, (&key, id), members, manifest)
+    }
+
+    fn of(
+        path: &Path,
+        place: &dyn Place,
+        (key, id): (&ContentKey, BundleId),
+        members: Vec<Member>,
+        manifest: Manifest,
+    ) -> Result<Self, BundleError> {
+        let data = Arc::new(Data::open(place, path, key, &id, &manifest)?);
         memory::lock(&data.cipher);
         let mut at = 0;
         let place = |entry: Entry| {

@@ -57,7 +57,7 @@ pub fn rotate(
     let mut writer = BundleWriter::in_folder(folder, &recipients, ContentKey::generate()?, random()?, SEGMENT_LEN)?;
     writer.succeed(lineage, epoch);
     bundle.copy_into(&mut writer, progress)?;
-    let (folder, entries) = writer.seal_manifest()?;
+    let (folder, entries) = writer.complete()?.into_parts();
     if let Some(name) = bundle.first_difference(&entries) {
         return Err(BundleError::invalid(&path, format!("{name}: SHA-256 differs from the one in the manifest")));
     }

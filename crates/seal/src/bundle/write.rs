@@ -1,7 +1,7 @@
 //! Writing a bundle: beside its final name, then renamed. Encryption, digests and the disk run on three threads.
 
 use super::{
-    BundleError,
+    Bundle, BundleError,
     direct::DirectFile,
     keyring::Keyring,
     layout::{BundleId, ContentKey, DATA, KEYS, MANIFEST, MARKER, SEGMENT_LEN, aad, marker, padded, random},
@@ -133,11 +133,12 @@ impl BundleWriter {
 
     /// Seals the manifest, syncs, renames.
     pub fn finish(self) -> Result<(), BundleError> {
-        self.seal_manifest()?.0.rename()
+        let NamelessBundle { folder, .. } = self.complete()?;
+        folder.rename()
     }
 
-    /// All but the renaming; gives the list of what it holds, too.
-    pub(super) fn seal_manifest(self) -> Result<(Unfinished, Vec<Entry>), BundleError> {
+    /// All but the renaming.
+    pub fn complete(self) -> Result<NamelessBundle, BundleError> {
         if self.open {
             let (name, _) = self.files.last().cloned().unwrap_or_default();
             return Err(BundleError::Name { name, why: "its content was begun and not ended".into() });
@@ -152,7 +153,7 @@ impl BundleWriter {
         let sealed = floe::seal(&key.derive("stream"), &aad(&id, MANIFEST), SEGMENT_LEN, &json)
             .map_err(BundleError::floe(&folder.target, MANIFEST))?;
         write_synced(&folder.path().join(MANIFEST), &sealed)?;
-        Ok((folder, manifest.files))
+        Ok(NamelessBundle { folder, key, id, files: manifest.files })
     }
 
     fn begin(&mut self, name: &str) -> Result<(), BundleError> {
@@ -174,6 +175,37 @@ impl BundleWriter {
     fn end_file(&mut self) {
         self.data.end_file();
         self.open = false;
+    }
+}
+
+/// A bundle that is whole and has no name yet. What is dropped without one is removed.
+pub struct NamelessBundle {
+    folder: Unfinished,
+    key: ContentKey,
+    id: BundleId,
+    files: Vec<Entry>,
+}
+
+impl NamelessBundle {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Opens it with the key that it was sealed with, which its writer has whoever it is for.
+    pub fn open(&self) -> Result<Bundle, BundleError> {
+        Bundle::with_key(self.path(), &self.key, self.id)
+    }
+
+    /// Gives it the name `path`, in the folder of the one that it was made for. Nothing may be there.
+    pub fn place(mut self, path: &Path) -> Result<(), BundleError> {
+        path.clone_into(&mut self.folder.target);
+        self.folder.rename()
+    }
+
+    /// Its folder, and the list of what it holds.
+    pub(super) fn into_parts(self) -> (Unfinished, Vec<Entry>) {
+        (self.folder, self.files)
     }
 }
 

@@ -3,10 +3,10 @@
 //! What is plain is made in a folder beside the output, `OUT.partial`, and gets its name when it is whole. A journal in it says how
 //! much has reached the disk, so that work which the machine or a full disk interrupted goes on from there.
 
-use crate::StoreError;
+use crate::{FileSet, Model, StoreError};
 use coffer_seal::{
     Recipient,
-    bundle::{BundleWriter, SealedStream},
+    bundle::{BundleWriter, NamelessBundle, SealedStream},
 };
 use sha2::{Digest, Sha256};
 use std::{
@@ -122,21 +122,21 @@ impl Draft {
     /// Leaves what was noted for the same work to go on with, and says where it is.
     pub(crate) fn leave(&mut self) -> Option<PathBuf> {
         match self {
-            Self::Plain(Plain { folder, .. }) => {
-                folder.remove = !folder.noted;
-                folder.noted.then(|| folder.path.clone())
-            }
+            Self::Plain(Plain { folder, .. }) => folder.leave(),
             Self::Bundle(_) => None,
         }
     }
 
-    /// Syncs, and gives the output its name.
-    pub(crate) fn finish(self, out: &Path) -> Result<(), StoreError> {
-        match self {
-            Self::Plain(plain) => plain.finish().map_err(StoreError::io(out))?,
-            Self::Bundle(stream) => return Ok(stream.end().finish()?),
-        }
-        sync_directory(parent(out)).map_err(StoreError::io(out))
+    /// Brings all of it to the disk.
+    pub(crate) fn complete(self) -> Result<Nameless, StoreError> {
+        Ok(Nameless(match self {
+            Self::Plain(Plain { folder, file, name, whole_folder, .. }) => {
+                let synced = file.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all());
+                synced.map_err(StoreError::io(&folder.out))?;
+                Whole::Plain { folder, name, whole_folder }
+            }
+            Self::Bundle(stream) => Whole::Bundle(Box::new(stream.end().complete()?)),
+        }))
     }
 }
 
@@ -185,23 +185,56 @@ impl Plain {
     }
 
     fn note(&mut self, tensors: usize) -> io::Result<()> {
+        if !self.folder.resumes {
+            return Ok(());
+        }
         self.file.flush()?;
         self.file.get_ref().sync_data()?;
         self.folder.note(tensors, self.position)
     }
+}
 
-    fn finish(self) -> io::Result<()> {
-        let Self { mut folder, file, name, whole_folder, .. } = self;
-        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        if !whole_folder {
-            return place_new(&folder.path.join(name), &folder.out);
+/// An output that is whole and has no name yet. What is dropped without one is removed.
+pub struct Nameless(Whole);
+
+enum Whole {
+    Plain { folder: Folder, name: String, whole_folder: bool },
+    Bundle(Box<NamelessBundle>),
+}
+
+impl Nameless {
+    /// Opens the model that was written, sealed or not.
+    ///
+    /// # Errors
+    /// As [`open`](crate::open()).
+    pub fn open(&self) -> Result<Model, StoreError> {
+        match &self.0 {
+            Whole::Plain { folder, whole_folder: true, .. } => crate::open(&folder.path, &[]),
+            Whole::Plain { folder, name, .. } => crate::open(&folder.path.join(name), &[]),
+            Whole::Bundle(bundle) => crate::open_files(bundle.path(), FileSet::of_bundle(bundle.path(), bundle.open()?)),
         }
-        fs::remove_file(folder.path.join(JOURNAL))?;
-        sync_directory(&folder.path)?;
-        // Rename would replace an empty directory that appeared meanwhile, but nothing that holds anything.
-        fs::rename(&folder.path, &folder.out)?;
-        folder.remove = false;
-        Ok(())
+    }
+
+    /// Gives it the name `out`, beside the one that it was made for.
+    ///
+    /// # Errors
+    /// Something is there, or the system refuses.
+    pub fn place(self, out: &Path) -> Result<(), StoreError> {
+        match self.0 {
+            Whole::Plain { folder, name, whole_folder } => {
+                let placed = if whole_folder { folder.place(out) } else { place_new(&folder.path.join(name), out) };
+                placed.and_then(|()| sync_directory(parent(out))).map_err(StoreError::io(out))
+            }
+            Whole::Bundle(bundle) => Ok(bundle.place(out)?),
+        }
+    }
+
+    /// Leaves it for the same work to find, if that can, and says where it is.
+    pub fn leave(self) -> Option<PathBuf> {
+        match self.0 {
+            Whole::Plain { mut folder, .. } => folder.leave(),
+            Whole::Bundle(_) => None,
+        }
     }
 }
 
@@ -211,6 +244,8 @@ struct Folder {
     path: PathBuf,
     /// Locked.
     journal: File,
+    /// Whether another run can go on with it.
+    resumes: bool,
     noted: bool,
     remove: bool,
 }
@@ -248,7 +283,7 @@ impl Folder {
             Err(TryLockError::WouldBlock) => return Err(StoreError::Busy(out.display().to_string())),
             Err(TryLockError::Error(e)) => return Err(StoreError::io(&place)(e)),
         }
-        let mut folder = Self { out: out.to_owned(), path, journal, noted: false, remove: true };
+        let mut folder = Self { out: out.to_owned(), path, journal, resumes: work.is_some(), noted: false, remove: true };
         if fs::symlink_metadata(out).is_ok() {
             return Err(StoreError::Exists(out.display().to_string()));
         }
@@ -274,6 +309,22 @@ impl Folder {
             self.journal.write_all(first_line(work).as_bytes())?;
         }
         Ok(kept)
+    }
+
+    /// It stays, if anything was noted that another run can go on from.
+    fn leave(&mut self) -> Option<PathBuf> {
+        self.remove = !self.noted;
+        self.noted.then(|| self.path.clone())
+    }
+
+    /// It becomes the output itself.
+    fn place(mut self, out: &Path) -> io::Result<()> {
+        fs::remove_file(self.path.join(JOURNAL))?;
+        sync_directory(&self.path)?;
+        // Rename would replace an empty directory that appeared meanwhile, but nothing that holds anything.
+        fs::rename(&self.path, out)?;
+        self.remove = false;
+        Ok(())
     }
 
     fn note(&mut self, tensors: usize, bytes: u64) -> io::Result<()> {
@@ -369,7 +420,7 @@ mod tests {
         let mut second = draft(&out, Some(WORK)).unwrap();
         assert_eq!(second.kept(), 1);
         second.write_all(b"headAAxxBBBB").unwrap();
-        second.finish(&out).unwrap();
+        second.complete().unwrap().place(&out).unwrap();
         assert_eq!(fs::read(&out).unwrap(), b"headAAAABBBB");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 
@@ -379,7 +430,7 @@ mod tests {
             let mut second = draft(&out, other).unwrap();
             assert_eq!(second.kept(), 0);
             second.write_all(b"all of it").unwrap();
-            second.finish(&out).unwrap();
+            second.complete().unwrap().place(&out).unwrap();
             assert_eq!(fs::read(&out).unwrap(), b"all of it");
             fs::remove_file(&out).unwrap();
         }
@@ -389,6 +440,11 @@ mod tests {
     fn what_was_not_noted_is_not_left() {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("out.gguf");
+        let mut nobodys = draft(&out, None).unwrap();
+        nobodys.write_all(b"head").unwrap();
+        nobodys.note(1).unwrap();
+        assert_eq!(nobodys.leave(), None);
+        drop(nobodys);
         let mut first = draft(&out, Some(WORK)).unwrap();
         first.write_all(b"head").unwrap();
         assert_eq!(first.leave(), None);
@@ -403,7 +459,7 @@ mod tests {
         let out = dir.path().join("out.gguf");
         let first = draft(&out, Some(WORK)).unwrap();
         assert!(matches!(draft(&out, Some(WORK)), Err(StoreError::Busy(_))));
-        first.finish(&out).unwrap();
+        first.complete().unwrap().place(&out).unwrap();
         assert!(matches!(draft(&out, Some(WORK)), Err(StoreError::Exists(_))));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }

@@ -88,8 +88,8 @@ impl Sink for GgufSink {
         self.writer.get_mut()
     }
 
-    fn finish(self: Box<Self>, out: &Path) -> Result<(), StoreError> {
-        self.writer.finish()?.finish(out)
+    fn end(self: Box<Self>) -> Result<Draft, StoreError> {
+        Ok(self.writer.finish()?)
     }
 }
 

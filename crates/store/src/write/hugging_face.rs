@@ -59,8 +59,8 @@ impl Sink for HuggingFaceSink {
         &mut self.weights
     }
 
-    fn finish(self: Box<Self>, out: &Path) -> Result<(), StoreError> {
-        self.weights.finish(out)
+    fn end(self: Box<Self>) -> Result<Draft, StoreError> {
+        Ok(self.weights)
     }
 }
 
