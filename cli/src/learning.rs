@@ -73,21 +73,35 @@ impl Text {
         Ok(Calibration::new(&self.name, text, tokenizer, window, max_tokens)?)
     }
 
-    /// What that does in `model`, which is learned when it is asked for.
-    pub(crate) fn learn(&self, bytes: usize, cut: (usize, usize), model: &Model, work: Work) -> Result<(Curvature, Learned)> {
-        let curvature = Curvature::new(model, work.options()?, &self.calibration(bytes, cut, model)?);
+    /// The same, and what a receipt says of it.
+    pub(crate) fn lesson(&self, bytes: usize, cut: (usize, usize), model: &Model) -> Result<(Calibration, Learned)> {
+        let calibration = self.calibration(bytes, cut, model)?;
         let (name, digest, bytes) = (self.name.clone(), self.digest(), bytes as u64);
-        Ok((curvature, Learned::Text { name, digest, bytes, window: cut.0, max_tokens: cut.1 }))
+        Ok((calibration, Learned::Text { name, digest, bytes, window: cut.0, max_tokens: cut.1 }))
     }
 }
 
-/// What was learned, as `method` (`gptq` or `awq`) wants it for rounding `model` as `params` say.
-pub(crate) fn inputs(method: &str, curvature: Curvature, model: &Model, params: &QuantizeParams, work: Work) -> Result<Inputs> {
+/// How large the inputs of the matrices of `model` are on `calibration`.
+pub(crate) fn importance(calibration: &Calibration, model: &Model, work: Work) -> Result<Inputs> {
+    let mut progress = work.steps("running the text");
+    let found = Importance::of(model, work.options()?, calibration, &mut |done, total| progress.update(done, total))?;
+    Ok(Inputs::Importance(Arc::new(found)))
+}
+
+/// What `model` does with `calibration`, as `method` (`gptq` or `awq`) wants it for rounding it as `params` say.
+pub(crate) fn inputs(
+    method: &str,
+    calibration: &Calibration,
+    model: &Model,
+    params: &QuantizeParams,
+    work: Work,
+) -> Result<Inputs> {
     if method != "awq" {
-        return Ok(Inputs::Curvature(Arc::new(curvature)));
+        return Ok(Inputs::Curvature(Arc::new(Curvature::new(model, work.options()?, calibration))));
     }
     let mut progress = work.steps("looking for factors");
-    let found = quantize::equalize(model, params, &curvature, &mut |done, total| progress.update(done, total))?;
+    let lesson = (work.options()?, calibration);
+    let found = quantize::equalize(model, params, lesson, &mut |done, total| progress.update(done, total))?;
     Ok(Inputs::Equalized(Arc::new(found)))
 }
 

@@ -1,13 +1,13 @@
 //! How a command works and tells what it did, for every command that reads or writes whole models.
 
 use crate::{
-    model_input::{Compute, load_engine, threads},
+    model_input::{Compute, threads},
     progress::{Progress, Style},
 };
 use anyhow::Result;
 use coffer_assess::fidelity::{self, Fidelity, OnTheWay, Windows};
 use coffer_checkpoint::TensorSource;
-use coffer_engine::{Engine, LoadOptions};
+use coffer_engine::LoadOptions;
 use coffer_model::ModelConfig;
 use coffer_store::Model;
 use std::{num::NonZeroUsize, sync::Arc};
@@ -30,11 +30,6 @@ impl Work {
     /// Threads to use.
     pub(crate) fn threads(self) -> usize {
         threads(self.threads)
-    }
-
-    /// Loads `weights` of a model of that shape, to be run as it is by default.
-    pub(crate) fn load(self, what: &str, config: &ModelConfig, weights: &dyn TensorSource) -> Result<Engine> {
-        load_engine(config, weights, self.options()?, self.progress(what))
     }
 
     /// Runs `tokens` through `source` and the model of that shape with `weights`, layer by layer, and measures how far it is from it.

@@ -1,5 +1,9 @@
 //! Perplexity, and divergence of variants from a reference, on the same tokens.
 
+mod variations;
+
+pub use variations::{Variation, compare_variations};
+
 use crate::{
     error::{AssessError, Named},
     figures::Reading,
@@ -126,6 +130,7 @@ pub fn compare(
 }
 
 /// A model that is read layer by layer while it runs.
+#[derive(Clone)]
 pub struct OnTheWay<'a> {
     /// Name, for errors.
     pub name: &'a str,

@@ -3,7 +3,7 @@
 use coffer_assess::{
     Options, Policy, Subject, assess,
     assessment::Text,
-    fidelity::{self, Loaded, OnTheWay, Windows},
+    fidelity::{self, Loaded, OnTheWay, Variation, Windows},
     figures::Figure,
     portability::PortabilityOptions,
 };
@@ -107,6 +107,42 @@ fn layer_after_layer_the_figures_are_the_same() {
     });
     let found = fidelity::compare_layerwise(a, b, load(), &windows, &mut |_, _| {}).unwrap();
     assert_eq!(found, (alone, beside[0].clone()));
+}
+
+/// The same in one layer.
+struct CoarseLayer(Coarse, usize);
+
+impl TensorSource for CoarseLayer {
+    fn index(&self) -> &TensorIndex {
+        self.0.index()
+    }
+    fn read_rows(&self, t: TensorId, rows: Range<u64>, out: &mut [u8]) -> Result<(), ReadError> {
+        let inside = self.index().get(t).name.starts_with(&format!("model.layers.{}.", self.1));
+        if inside { self.0.read_rows(t, rows, out) } else { self.0.0.read_rows(t, rows, out) }
+    }
+}
+
+#[test]
+fn variations_are_measured_as_if_each_were_alone() {
+    let model = scribe();
+    let tokens = model.tokenizer.as_ref().unwrap().encode(HOLDOUT, true).unwrap();
+    let windows = Windows::new(&tokens[..300], 200, 3, model.config.context).unwrap();
+    let way = |name, weights: &Arc<dyn TensorSource>| OnTheWay { name, config: &model.config, weights: Arc::clone(weights) };
+    let layers = [7, 0, 3, 3, 1];
+    let varied = |layer| Arc::new(CoarseLayer(Coarse(Arc::clone(&model.weights)), layer)) as Arc<dyn TensorSource>;
+    let variations = layers.map(|layer| Variation { layer, weights: varied(layer) });
+    let alone = layers.map(|layer| {
+        let (source, variation) = (way("source", &model.weights), way("variation", &varied(layer)));
+        fidelity::compare_layerwise(source, variation, load(), &windows, &mut |_, _| {}).unwrap().1
+    });
+    for memory in [0, 2 * 300 * 4 * model.config.hidden, 1 << 30] {
+        let source = way("source", &model.weights);
+        let found = fidelity::compare_variations(source, &variations, load(), memory, &windows, &mut |_, _| {}).unwrap();
+        assert!(found == alone, "{memory} bytes");
+    }
+    let beyond = [Variation { layer: 8, weights: varied(8) }];
+    let source = way("source", &model.weights);
+    assert!(fidelity::compare_variations(source, &beyond, load(), 0, &windows, &mut |_, _| {}).is_err());
 }
 
 /// models/README.md's text: Emma, which is not part of the project.

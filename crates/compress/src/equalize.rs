@@ -4,7 +4,7 @@
 //! What feeds a product is the norm before it, the values that attention mixes, or the upper half of a gated feed-forward layer. A norm
 //! is stored in few bits; the columns are scaled by what its rounded weights really lack, so that nothing is lost there.
 
-use crate::{CompressError, Curvature, Importance, Progress, encode, rows};
+use crate::{CompressError, Importance, Progress, encode, layer_inputs::LayerInputs, moments::Moments, rows};
 use coffer_checkpoint::{DType, ReadError, TensorId, TensorIndex, TensorInfo, TensorSource, blocks};
 use coffer_model::{LayerGraph, ModelConfig};
 use std::{collections::HashMap, ops::Range, sync::Arc};
@@ -30,12 +30,12 @@ impl Equalization {
     /// Finds for each input the exponent at which rounding `source` to the types of `outputs` does least to the products of some rows.
     ///
     /// # Errors
-    /// As [`Curvature::input`]; or a weight is no number or cannot be read.
+    /// As [`LayerInputs::input`]; or a weight is no number or cannot be read.
     pub fn of(
         source: &dyn TensorSource,
         config: &ModelConfig,
         outputs: &TensorIndex,
-        curvature: &Curvature,
+        moments: &LayerInputs<Moments>,
         progress: &mut Progress<'_>,
     ) -> Result<Self, CompressError> {
         let graph = LayerGraph::of(config);
@@ -44,13 +44,13 @@ impl Equalization {
         for block in 0..config.layers {
             let weights: Vec<&str> = graph.prunable().filter(|n| n.block == Some(block)).map(|n| n.weight.as_str()).collect();
             for group in groups(config, block, &weights) {
-                let Some(factors) = group.best(source, outputs, curvature)? else { continue };
+                let Some(factors) = group.best(source, outputs, moments)? else { continue };
                 let (fed, factors) = group.feed.applied(source, config, factors)?;
                 rows.insert(group.feed.weight, fed);
                 columns.extend(group.weights.into_iter().map(|weight| (weight, factors.clone())));
             }
             for weight in weights {
-                if let Some(moments) = curvature.input(weight)? {
+                if let Some(moments) = moments.input(weight)? {
                     importance.learn(weight, &moments, columns.get(weight).map(Vec::as_slice));
                 }
             }
@@ -115,9 +115,9 @@ impl Group {
         &self,
         source: &dyn TensorSource,
         outputs: &TensorIndex,
-        curvature: &Curvature,
+        moments: &LayerInputs<Moments>,
     ) -> Result<Option<Vec<f32>>, CompressError> {
-        let Some(moments) = self.weights.first().map_or(Ok(None), |w| curvature.input(w))? else { return Ok(None) };
+        let Some(moments) = self.weights.first().map_or(Ok(None), |w| moments.input(w))? else { return Ok(None) };
         let importance = moments.importance();
         let mut sampled = Vec::new();
         for weight in &self.weights {

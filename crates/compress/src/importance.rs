@@ -1,7 +1,7 @@
 //! How much each column of a matrix counts: the mean square of the activations that meet it. Known as importance matrix;
 //! files are llama.cpp's (`tools/imatrix/README.md`, the GGUF form).
 
-use crate::{Calibration, CompressError, Progress, curvature::Moments, rows};
+use crate::{Calibration, CompressError, Progress, moments::Moments, rows};
 use coffer_checkpoint::{
     DType, ReadAt, TensorInfo, TensorSource,
     gguf::{Array, GgufFile, GgufWriter, Metadata, Value},

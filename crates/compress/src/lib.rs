@@ -5,14 +5,16 @@
 
 pub mod adapter;
 pub mod calibration;
-pub mod curvature;
 pub mod driver;
 pub mod encode;
 pub mod equalize;
 pub mod error;
+pub mod factor;
 pub mod importance;
+pub mod layer_inputs;
 pub mod merge;
 pub mod method;
+pub mod moments;
 pub mod prune;
 pub mod quantize;
 mod rows;
@@ -21,9 +23,10 @@ pub mod shard;
 mod testing;
 
 pub use calibration::Calibration;
-pub use curvature::Curvature;
 pub use driver::{Made, Plan, Progress, Summary};
 pub use equalize::Equalization;
 pub use error::CompressError;
+pub use factor::Factor;
 pub use importance::Importance;
+pub use layer_inputs::Curvature;
 pub use method::{METHODS, Method, Needs, Task};

@@ -7,7 +7,7 @@ mod mixture;
 mod pin;
 mod rounded;
 
-pub use automatic::{Costs, Goal, Mixture};
+pub use automatic::{Costs, Goal, Measure, Mixture, Variant};
 pub use explain::{Explanation, explain};
 use gptq::Feedback;
 pub use mixture::Scheme;
@@ -15,12 +15,14 @@ pub use pin::{Pin, pinned};
 pub use rounded::Rounded;
 
 use crate::{
-    CompressError, Curvature, Equalization, Importance, Made, Method, Plan, Progress, Summary, Task, driver, encode,
+    Calibration, CompressError, Curvature, Equalization, Importance, Made, Method, Plan, Progress, Summary, Task, driver, encode,
     equalize::Equalized,
+    layer_inputs::{LayerInputs, of_one_layer},
     method::{Entry, Kind, Needs},
     rows,
 };
 use coffer_checkpoint::{DType, TensorIndex, TensorInfo, TensorSource};
+use coffer_engine::LoadOptions;
 use coffer_model::ModelConfig;
 use coffer_store::{Destination, Model};
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
@@ -81,18 +83,19 @@ pub(crate) static EQUALIZED: Entry = Entry {
     about: "columns that meet large activations are made larger and what feeds them smaller; then as weighted",
 };
 
-/// Finds what makes columns as large as they count, for rounding `model` as `params` say.
+/// Finds what makes columns as large as they count for a text, for rounding `model`, which is run as `options` say, as `params` do.
 ///
 /// # Errors
-/// As [`Curvature::input`]; or a weight is no number or cannot be read.
+/// As [`LayerInputs::input`]; or a weight is no number or cannot be read.
 pub fn equalize(
     model: &Model,
     params: &QuantizeParams,
-    curvature: &Curvature,
+    (options, calibration): (LoadOptions, &Calibration),
     progress: &mut Progress<'_>,
 ) -> Result<Equalization, CompressError> {
+    let moments = LayerInputs::moments(model, options, calibration);
     let learned = QuantizeParams { inputs: Inputs::Importance(Arc::default()), ..params.clone() };
-    Equalization::of(&*model.weights, &model.config, &Quantize::of(model, &learned).outputs(), curvature, progress)
+    Equalization::of(&*model.weights, &model.config, &Quantize::of(model, &learned).outputs(), &moments, progress)
 }
 
 /// What [`quantize`] would write.
@@ -196,7 +199,7 @@ impl Method for Quantize {
 
     fn together(&self, next: &[Task]) -> usize {
         match self.rounding {
-            Rounding::Feedback(_) => Curvature::of_one_layer(next.iter().map(|task| &*task.output.name)),
+            Rounding::Feedback(_) => of_one_layer(next.iter().map(|task| &*task.output.name)),
             Rounding::Nearest | Rounding::Weighted(..) => next.len(),
         }
     }

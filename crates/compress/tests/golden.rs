@@ -15,11 +15,10 @@ fn opened() -> Model {
     open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/models/scribe-8m"), &[]).unwrap()
 }
 
-fn curvature(model: &Model, isa: Isa) -> Curvature {
+fn lesson(model: &Model, isa: Isa) -> (LoadOptions, Calibration) {
     let text = "The lamp had burned low, and the clerk went on writing, for the letter was to go by the night mail. ".repeat(12);
     let calibration = Calibration::new("golden", &text, model.tokenizer.as_ref().unwrap(), 64, 256).unwrap();
-    let options = LoadOptions { isa, threads: 2, context: None, kv_format: KvFormat::F16 };
-    Curvature::new(model, options, &calibration)
+    (LoadOptions { isa, threads: 2, context: None, kv_format: KvFormat::F16 }, calibration)
 }
 
 /// A change of `golden`, the digest of the weights, is a new version of the method.
@@ -27,10 +26,12 @@ fn made_on_every_instruction_set(scheme: Scheme, method: &str, golden: &str) {
     let model = opened();
     for isa in Isa::available() {
         let params = QuantizeParams { scheme, types: BTreeMap::new(), requantize: false, inputs: Inputs::Unknown, threads: 2 };
-        let curvature = curvature(&model, isa);
+        let (options, text) = lesson(&model, isa);
         let inputs = match method {
-            "awq@1" => Inputs::Equalized(Arc::new(quantize::equalize(&model, &params, &curvature, &mut |_, _| ()).unwrap())),
-            _ => Inputs::Curvature(Arc::new(curvature)),
+            "awq@1" => {
+                Inputs::Equalized(Arc::new(quantize::equalize(&model, &params, (options, &text), &mut |_, _| ()).unwrap()))
+            }
+            _ => Inputs::Curvature(Arc::new(Curvature::new(&model, options, &text))),
         };
         let rounded = Rounded::with(&model, &QuantizeParams { inputs, ..params });
         assert_eq!(rounded.method(), method);

@@ -4,10 +4,10 @@
 
 use coffer_checkpoint::{DType, TensorSource, blocks};
 use coffer_compress::{
-    Calibration, CompressError, Curvature, Equalization,
+    Calibration, CompressError, Equalization,
     merge::{self, merge},
     prune::{self, PruneParams, prune},
-    quantize::{self, Costs, Goal, Inputs, QuantizeParams, Rounded, Scheme, quantize},
+    quantize::{self, Costs, Goal, Inputs, QuantizeParams, Rounded, Scheme, Variant, quantize},
 };
 use coffer_engine::{Engine, LoadOptions, Span, Want};
 use coffer_kernels::{Isa, KvFormat};
@@ -234,8 +234,8 @@ fn mixtures_meet_their_goals_and_spend_what_they_are_given() {
     let model = scribe();
     let fixed = BTreeMap::from([("lm_head.weight".to_owned(), DType::Q8_0)]);
     let params = params(Scheme::Q8_0, fixed, Inputs::Unknown);
-    let mut divergence = |rounded: &Rounded| squares(&model, rounded);
-    let costs = Costs::measure(&model, &params, &mut divergence, &mut |_, _| ()).unwrap();
+    let mut measure = |variants: Vec<Variant>| variants.iter().map(|v| squares(&model, &v.weights)).collect();
+    let costs = Costs::measure(&model, &params, &mut measure).unwrap();
     let mut last = f64::INFINITY;
     for bits in [4.0, 4.5, 5.0, 6.0, 7.0] {
         let mixture = costs.choose(Goal::BitsPerWeight(bits), 1.0).unwrap();
@@ -248,7 +248,7 @@ fn mixtures_meet_their_goals_and_spend_what_they_are_given() {
     let size = costs.choose(Goal::Bytes(5_000_000), 1.0).unwrap().bytes;
     assert!((4_400_000..5_000_000).contains(&size), "names and tokenizer take part of the file: {size}");
     let goal = last * 3.0;
-    let met = costs.meet(&model, &params, Goal::Divergence(goal), &mut divergence).unwrap();
+    let met = costs.meet(&model, &params, Goal::Divergence(goal), &mut measure).unwrap();
     assert!(met.divergence <= goal && met.bytes < costs.choose(Goal::BitsPerWeight(7.0), 1.0).unwrap().bytes);
     for impossible in [Goal::BitsPerWeight(1.5), Goal::Bytes(100_000), Goal::Divergence(0.0)] {
         let error = costs.choose(impossible, 1.0).unwrap_err();
@@ -264,11 +264,10 @@ fn equalized_weights_compute_the_same() {
     let options = LoadOptions { isa: Isa::detect().unwrap(), threads: 2, context: None, kv_format: KvFormat::F16 };
     let load = |weights: &dyn TensorSource| Engine::load(&model.config, weights, options, &mut |_, _| ()).unwrap();
     let source = load(&*model.weights);
-    let curvature = Curvature::new(&model, options, &calibration);
     let as_is = model.weights.index().iter().map(|(_, t)| (t.name.clone(), if t.shape.len() > 1 { DType::F32 } else { t.dtype }));
     let inputs = |equalization: &Arc<Equalization>| Inputs::Equalized(Arc::clone(equalization));
     let q4 = params(Scheme::Q4_0, BTreeMap::new(), Inputs::Unknown);
-    let equalization = Arc::new(quantize::equalize(&model, &q4, &curvature, &mut |_, _| ()).unwrap());
+    let equalization = Arc::new(quantize::equalize(&model, &q4, (options, &calibration), &mut |_, _| ()).unwrap());
     let equalized = Rounded::with(&model, &params(Scheme::Q4_0, as_is.collect(), inputs(&equalization)));
     let name = "model.layers.2.self_attn.q_proj.weight";
     assert!(values(&equalized, name) != values(&*model.weights, name));

@@ -6,7 +6,7 @@ use crate::{
     error::grow,
     forward::{PASS, passes, rows_of_logits},
     load::{self, Layer},
-    observe::Watch,
+    observe::{Nobody, Watch},
     runner::Runner,
 };
 use coffer_checkpoint::TensorSource;
@@ -14,9 +14,13 @@ use coffer_kernels::{Cpu, Matrix};
 use coffer_model::ModelConfig;
 use std::{ops::Range, sync::Arc};
 
+/// What memory was for.
+const TEXT: &str = "a text on its way through the layers";
+
 /// Windows of a text on their way through a model, each by itself.
+#[derive(Clone)]
 pub struct Layerwise {
-    runner: Runner,
+    runner: Arc<Runner>,
     source: Arc<dyn TensorSource>,
     windows: Vec<Vec<u32>>,
     /// The residual stream of each window, `[tokens, hidden]`.
@@ -36,7 +40,7 @@ impl Layerwise {
         options: LoadOptions,
         windows: Vec<Vec<u32>>,
     ) -> Result<Self, EngineError> {
-        let runner = Runner::new(config, options);
+        let runner = Arc::new(Runner::new(config, options));
         let embedding = load::embedding(config, &*source, runner.cpu.threads())?;
         let mut streams = Vec::with_capacity(windows.len());
         for tokens in &windows {
@@ -45,7 +49,7 @@ impl Layerwise {
                 return Err(EngineError::Context { wanted: tokens.len(), context: runner.context });
             }
             let mut stream = Vec::new();
-            grow(&mut stream, tokens.len().saturating_mul(config.hidden), "a text on its way through the layers")?;
+            grow(&mut stream, tokens.len().saturating_mul(config.hidden), TEXT)?;
             runner.embedded(&embedding, tokens, &mut stream);
             streams.push(stream);
         }
@@ -75,12 +79,40 @@ impl Layerwise {
         if self.done == self.config().layers {
             return Ok(false);
         }
-        let layer = Layer::load(self.config(), &*self.source, self.done, self.cpu().threads())?;
+        let layer = self.next_layer(&*self.source)?;
         for (tokens, x) in self.windows.iter().zip(&mut self.streams) {
             self.runner.through(&layer, self.done, tokens, x, observer)?;
         }
         self.done += 1;
         Ok(true)
+    }
+
+    /// Adds the first `windows` windows once more as the next layer sends them on if its weights are those of `other`, and then
+    /// [advances](Self::advance) all the others.
+    ///
+    /// # Errors
+    /// As [`Self::advance`].
+    pub fn advance_beside(&mut self, windows: usize, others: &[&dyn TensorSource]) -> Result<bool, EngineError> {
+        let mut beside = Vec::new();
+        for other in others {
+            let layer = self.next_layer(*other)?;
+            for (tokens, x) in self.windows.iter().zip(&self.streams).take(windows) {
+                let mut stream = Vec::new();
+                grow(&mut stream, x.len(), TEXT)?;
+                stream.copy_from_slice(x);
+                self.runner.through(&layer, self.done, tokens, &mut stream, &mut Nobody)?;
+                beside.push((tokens.clone(), stream));
+            }
+        }
+        let any = self.advance(&mut Nobody)?;
+        let (windows, streams): (Vec<_>, Vec<_>) = beside.into_iter().unzip();
+        self.windows.extend(windows);
+        self.streams.extend(streams);
+        Ok(any)
+    }
+
+    fn next_layer(&self, source: &dyn TensorSource) -> Result<Layer, EngineError> {
+        Layer::load(self.config(), source, self.done, self.cpu().threads())
     }
 
     /// Sends the windows through what is left of the layers, and reads the head.
@@ -96,7 +128,7 @@ impl Layerwise {
 
 /// Windows behind all layers.
 pub struct Finished {
-    runner: Runner,
+    runner: Arc<Runner>,
     streams: Vec<Vec<f32>>,
     /// `[hidden]`
     norm: Vec<f32>,

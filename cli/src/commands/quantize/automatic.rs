@@ -1,11 +1,14 @@
 //! Mixtures by measurement, where no type is named.
 
-use crate::{commands::outcome::HeldOut, work::Work};
+use crate::{commands::outcome::HeldOut, learning, work::Work};
 use anyhow::{Context, Result};
-use coffer_assess::fidelity::{self, Loaded, Windows};
-use coffer_compress::quantize::{Costs, Goal, Mixture, QuantizeParams, Rounded};
-use coffer_engine::Engine;
+use coffer_assess::fidelity::{self, Fidelity, OnTheWay, Variation, Windows};
+use coffer_compress::{
+    Calibration,
+    quantize::{Costs, Goal, Mixture, QuantizeParams, Variant},
+};
 use coffer_store::Model;
+use std::sync::Arc;
 
 /// Flags that stand in the place of a type.
 #[derive(clap::Args, Clone, Debug)]
@@ -31,23 +34,55 @@ impl Automatic {
     }
 }
 
-/// Chooses the types of all matrices of `model` that `params` do not fix, measured on `text`.
-pub(super) fn mixture(model: &Model, params: &QuantizeParams, goal: Goal, text: &HeldOut, work: Work) -> Result<Mixture> {
+/// Chooses the types of all matrices of `model` that `params` do not fix, measured on `text`. What a matrix loses is measured without
+/// feedback, which takes long and does about the same to all of them: only how large its inputs are on `learned` is asked.
+pub(super) fn mixture(
+    model: &Model,
+    params: &QuantizeParams,
+    goal: Goal,
+    (learned, text): (Option<&Calibration>, &HeldOut),
+    work: Work,
+) -> Result<Mixture> {
+    let inputs = learned.map_or_else(|| Ok(params.inputs.clone()), |text| learning::importance(text, model, work))?;
+    let plain = QuantizeParams { inputs, ..params.clone() };
     let tokens = model.tokenizer.as_ref().map_or_else(|| Ok(Vec::new()), |t| t.encode(&text.text, true))?;
-    let source = work.load("loading the source", &model.config, &*model.weights)?;
-    let window = source.context().min(TOKENS);
-    let windows = Windows::new(&tokens[..tokens.len().min(TOKENS)], window, 0, source.context())
+    let context = model.config.context;
+    let windows = Windows::new(&tokens[..tokens.len().min(TOKENS)], context.min(TOKENS), 0, context)
         .with_context(|| format!("{}: types cannot be chosen by it", text.name))?;
-    let mut divergence = |rounded: &Rounded| -> Result<f64> {
-        let engine = Engine::load(&model.config, rounded, work.options()?, &mut |_, _| {})?;
-        let (source, engine) = (Loaded { name: "the source", engine: &source }, Loaded { name: "a mixture", engine: &engine });
-        let (_, beside) = fidelity::compare(source, &[engine], &windows, &mut |_, _| {})?;
-        Ok(beside.iter().filter_map(|f| f.divergence.as_ref()).map(|d| d.kl_mean.value).sum())
+    let source = || OnTheWay { name: "the source", config: &model.config, weights: Arc::clone(&model.weights) };
+    let mut measure = |variants: Vec<Variant>| -> Result<Vec<f64>> {
+        let mut divergences = vec![f64::INFINITY; variants.len()];
+        let (mut places, mut variations) = (Vec::new(), Vec::new());
+        for (at, Variant { layer, weights }) in variants.into_iter().enumerate() {
+            if let Some(layer) = layer {
+                places.push(at);
+                variations.push(Variation { layer, weights });
+                continue;
+            }
+            let mut progress = work.steps("measuring what is lost");
+            let variant = OnTheWay { name: "a mixture", config: &model.config, weights };
+            let (_, found) = fidelity::compare_layerwise(source(), variant, work.options()?, &windows, &mut |done, total| {
+                progress.update(done, total);
+            })?;
+            divergences[at] = divergence(&found);
+        }
+        if !variations.is_empty() {
+            let mut progress = work.steps("measuring what each matrix loses");
+            let update = &mut |done, total| progress.update(done, total);
+            let found = fidelity::compare_variations(source(), &variations, work.options()?, MEMORY, &windows, update)?;
+            places.into_iter().zip(&found).for_each(|(at, found)| divergences[at] = divergence(found));
+        }
+        Ok(divergences)
     };
-    let mut progress = work.steps("measuring what each matrix loses");
-    let costs = Costs::measure(model, params, &mut divergence, &mut |done, total| progress.update(done, total))?;
-    drop(progress);
-    costs.meet(model, params, goal, &mut divergence)
+    let costs = Costs::measure(model, &plain, &mut measure)?;
+    costs.meet(model, params, goal, &mut measure)
+}
+
+/// Bytes for texts on their way through a model with one matrix rounded.
+const MEMORY: usize = 1 << 28;
+
+fn divergence(fidelity: &Fidelity) -> f64 {
+    fidelity.divergence.as_ref().map_or(0.0, |d| d.kl_mean.value)
 }
 
 fn size(text: &str) -> Result<u64, String> {

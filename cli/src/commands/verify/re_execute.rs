@@ -117,9 +117,9 @@ impl ReExecute {
                 let text = Text::read(path, identities)?;
                 same(is == Some(text.digest()), || format!("{} is not the text that was learned from", named(path)))?;
                 let bytes = usize::try_from(*bytes).unwrap_or(usize::MAX);
-                let (curvature, _) = text.learn(bytes, (*window, *max_tokens), source, work)?;
+                let calibration = text.calibration(bytes, (*window, *max_tokens), source)?;
                 let method = receipt.method.split('@').next().unwrap_or_default();
-                learning::inputs(method, curvature, source, params, work)
+                learning::inputs(method, &calibration, source, params, work)
             }
         }
     }

@@ -5,11 +5,11 @@
 //! matrices add up about; what they do together is measured where a divergence was asked for.
 
 use super::{Feedback, Quantize, QuantizeParams, Rounded, Rounding, mixture};
-use crate::{CompressError, Method, Progress, driver, rows};
+use crate::{CompressError, Method, driver, layer_inputs::layer_of, rows};
 use coffer_checkpoint::{DType, TensorInfo, blocks};
 use coffer_model::names;
 use coffer_store::Model;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// What a mixture must meet.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,6 +20,17 @@ pub enum Goal {
     BitsPerWeight(f64),
     /// At most this mean divergence from the source, nats.
     Divergence(f64),
+}
+
+/// Says how far models are from the source: their mean divergences from it, nats.
+pub type Measure<'a, E> = dyn FnMut(Vec<Variant>) -> Result<Vec<f64>, E> + 'a;
+
+/// The source with some matrices rounded.
+pub struct Variant {
+    /// The only layer in which some are; `None`: they are elsewhere, or in several.
+    pub layer: Option<usize>,
+    /// Its weights.
+    pub weights: Arc<Rounded>,
 }
 
 /// What every matrix takes and does in every type.
@@ -70,16 +81,14 @@ const TRIES: usize = 5;
 const ROWS: u64 = 32;
 
 impl Costs {
-    /// Measures `model`, rounded as `params` say; tensors of `params.types` have no choice. `divergence` is the mean divergence from
-    /// the source of a model with these weights, and `progress` is called with units done and units in all.
+    /// Measures `model`, rounded as `params` say; tensors of `params.types` have no choice.
     ///
     /// # Errors
-    /// A weight is no number, or `divergence` fails.
+    /// A weight is no number, or `measure` fails.
     pub fn measure<E: From<CompressError>>(
         model: &Model,
         params: &QuantizeParams,
-        divergence: &mut dyn FnMut(&Rounded) -> Result<f64, E>,
-        progress: &mut Progress<'_>,
+        measure: &mut Measure<'_, E>,
     ) -> Result<Self, E> {
         let index = model.weights.index();
         let planned = Quantize::of(model, params);
@@ -99,13 +108,10 @@ impl Costs {
             let first = *first_of.entry(place).or_insert(at);
             stacks.entry(first).or_default().push(info.clone());
         }
-        let total = stacks.len() as u64;
-        progress(0, total);
-        let mut units = Vec::with_capacity(stacks.len());
-        for tensors in stacks.into_values() {
-            units.push(Unit::measure(model, params, tensors, divergence)?);
-            progress(units.len() as u64, total);
-        }
+        let stacks = stacks.into_values().map(Stack::new).collect::<Result<Vec<_>, CompressError>>()?;
+        let seen = measure(stacks.iter().map(|stack| stack.rounded_alone(model, params)).collect())?;
+        let units = stacks.into_iter().zip(seen).map(|(stack, seen)| Ok(stack.priced(model, params, seen)?));
+        let units = units.collect::<Result<_, E>>()?;
         Ok(Self { units, fixed, overhead, weights })
     }
 
@@ -155,27 +161,28 @@ impl Costs {
         }
     }
 
-    /// The best mixture for `goal`; a divergence is measured, since those of matrices do not add up just so.
+    /// The best mixture for `goal`; whether a divergence is met is measured, since those of matrices do not add up just so.
     ///
     /// # Errors
-    /// [`CompressError::Goal`]: no mixture meets it, or `divergence` fails.
+    /// [`CompressError::Goal`]: no mixture meets it, or `measure` fails.
     pub fn meet<E: From<CompressError>>(
         &self,
         model: &Model,
         params: &QuantizeParams,
         goal: Goal,
-        divergence: &mut dyn FnMut(&Rounded) -> Result<f64, E>,
+        measure: &mut Measure<'_, E>,
     ) -> Result<Mixture, E> {
         let mut mixture = self.choose(goal, 1.0)?;
+        let Goal::Divergence(most) = goal else { return Ok(mixture) };
         let mut met: Option<Mixture> = None;
         let mut together = 1.0;
         for _ in 0..TRIES {
             let mut types = params.types.clone();
             types.extend(mixture.types.clone());
-            let found = divergence(&Rounded::with(model, &QuantizeParams { types, ..params.clone() }))?;
+            let weights = Arc::new(Rounded::with(model, &QuantizeParams { types, ..params.clone() }));
+            let found = measure(vec![Variant { layer: None, weights }])?.first().copied().unwrap_or(f64::INFINITY);
             together *= if mixture.divergence > 0.0 { found / mixture.divergence } else { 1.0 };
             let measured = Mixture { divergence: found, ..mixture };
-            let Goal::Divergence(most) = goal else { return Ok(measured) };
             if found <= most && met.as_ref().is_none_or(|met| measured.bytes < met.bytes) {
                 met = Some(measured);
             }
@@ -213,35 +220,51 @@ struct Step {
     worth: f64,
 }
 
-impl Unit {
-    fn measure<E: From<CompressError>>(
-        model: &Model,
-        params: &QuantizeParams,
-        tensors: Vec<TensorInfo>,
-        divergence: &mut dyn FnMut(&Rounded) -> Result<f64, E>,
-    ) -> Result<Self, E> {
-        let mut types: Vec<DType> = TYPES.iter().map(|&d| mixture::fitting(d, tensors[0].cols())).collect();
+/// Matrices that become a unit.
+struct Stack {
+    tensors: Vec<TensorInfo>,
+    /// Bytes in each type, from the smallest.
+    types: Vec<(u64, DType)>,
+}
+
+impl Stack {
+    fn new(tensors: Vec<TensorInfo>) -> Result<Self, CompressError> {
         let size = |dtype: DType| -> Result<u64, CompressError> {
             let bytes = |t: &TensorInfo| TensorInfo { dtype, ..t.clone() }.bytes();
             tensors.iter().try_fold(0u64, |n, t| n.checked_add(bytes(t)?)).ok_or_else(|| rows::too_large(&tensors[0]))
         };
-        let mut sized = types.drain(..).map(|d| Ok((size(d)?, d))).collect::<Result<Vec<_>, CompressError>>()?;
-        sized.sort();
-        sized.dedup();
-        // Coarse enough to be seen, not so coarse that the model falls apart.
-        let (_, coarse) = sized[sized.len().min(2) - 1];
-        let alone = QuantizeParams { types: kept(model, &tensors, coarse), ..params.clone() };
-        let seen = divergence(&Rounded::with(model, &alone))?;
-        let squares = |dtype: DType| changed(model, params, &tensors, dtype);
-        let unit = squares(coarse)?;
-        let mut options: Vec<Choice> = Vec::with_capacity(sized.len());
-        for (bytes, dtype) in sized {
+        let fitting = TYPES.iter().map(|&d| mixture::fitting(d, tensors[0].cols()));
+        let mut types = fitting.map(|d| Ok((size(d)?, d))).collect::<Result<Vec<_>, CompressError>>()?;
+        types.sort();
+        types.dedup();
+        Ok(Self { tensors, types })
+    }
+
+    /// A type coarse enough to be seen, not so coarse that the model falls apart.
+    fn coarse(&self) -> DType {
+        self.types[self.types.len().min(2) - 1].1
+    }
+
+    fn rounded_alone(&self, model: &Model, params: &QuantizeParams) -> Variant {
+        let types = kept(model, &self.tensors, self.coarse());
+        let layer = layer_of(&self.tensors[0].name);
+        Variant { layer, weights: Arc::new(Rounded::with(model, &QuantizeParams { types, ..params.clone() })) }
+    }
+
+    /// `seen` is the divergence of the model if these alone are coarse.
+    fn priced(self, model: &Model, params: &QuantizeParams, seen: f64) -> Result<Unit, CompressError> {
+        let squares = |dtype: DType| changed(model, params, &self.tensors, dtype);
+        let unit = squares(self.coarse())?;
+        let mut options = Vec::with_capacity(self.types.len());
+        for &(bytes, dtype) in &self.types {
             let share = if unit > 0.0 { squares(dtype)? / unit } else { 0.0 };
             options.push(Choice { dtype, bytes, divergence: seen * share });
         }
-        Ok(Self { tensors, options })
+        Ok(Unit { tensors: self.tensors, options })
     }
+}
 
+impl Unit {
     /// Options that no two others make worse than useless: each step gains less for its bytes than the one before.
     fn hull(&self) -> Vec<usize> {
         let worth = |a: usize, b: usize| {
@@ -301,7 +324,7 @@ impl Quantize {
         let square = |e: &f32| f64::from(*e) * f64::from(*e);
         let columns = match &self.rounding {
             Rounding::Feedback(Feedback(curvature)) => match curvature.input(name)? {
-                Some(moments) => return Ok(moments.cost(errors)),
+                Some(factor) => return Ok(factor.cost(errors)),
                 None => None,
             },
             Rounding::Weighted(_, importance) => importance.columns(name, errors.len() as u64)?,

@@ -2,9 +2,9 @@
 
 use super::weigh;
 use crate::{
-    CompressError,
-    curvature::{Curvature, Factor},
-    encode,
+    CompressError, encode,
+    factor::Factor,
+    layer_inputs::Curvature,
     method::{Entry, Kind, Needs},
     rows,
 };
@@ -28,19 +28,19 @@ pub(super) struct Feedback(pub(super) Arc<Curvature>);
 impl Feedback {
     /// The bytes of `values`, some rows from `first_row` on, of tensor `output`, whose type is searched; `None` if its input was not seen.
     pub(super) fn encode(&self, output: &TensorInfo, first_row: u64, values: &[f32]) -> Result<Option<Vec<u8>>, CompressError> {
-        let Some(moments) = self.0.input(&output.name)? else { return Ok(None) };
-        let cols = moments.cols();
+        let Some(factor) = self.0.input(&output.name)? else { return Ok(None) };
+        let cols = factor.cols();
         if cols as u64 != output.cols() {
             let reason = format!("{} has {} columns and its input {cols}", output.name, output.cols());
             return Err(CompressError::ForeignImportance { reason });
         }
-        let weights = weigh(values, &moments.importance());
+        let weights = weigh(values, factor.importance());
         let in_row = |at: usize, e| rows::in_row(output, first_row + at as u64, e);
         let mut coded = Vec::with_capacity(values.len() / cols);
         for (i, (values, weights)) in values.chunks_exact(cols).zip(weights.chunks_exact(cols)).enumerate() {
             coded.push(encode::row(output.dtype, values, weights).map_err(|e| in_row(i, e))?);
         }
-        round(self.0.factor(&moments), values, &mut coded);
+        round(&factor, values, &mut coded);
         let row_bytes = cols / output.dtype.block_len() * output.dtype.block_bytes();
         let mut out = vec![0; row_bytes * coded.len()];
         coded.iter().zip(out.chunks_exact_mut(row_bytes)).for_each(|(row, out)| row.store(out));
@@ -55,8 +55,8 @@ const TILE: usize = 1024;
 
 /// Rounds all rows, column after column. Each sum of errors runs over the columns in their order.
 fn round(factor: &Factor, values: &[f32], rows: &mut [Box<dyn encode::Row>]) {
-    let n = factor.order.len();
-    let mut wanted: Vec<f32> = values.chunks_exact(n).flat_map(|row| factor.order.iter().map(|&c| row[c])).collect();
+    let n = factor.cols();
+    let mut wanted: Vec<f32> = values.chunks_exact(n).flat_map(|row| factor.order().iter().map(|&c| row[c])).collect();
     let mut errors = vec![0.0; rows.len() * PANEL];
     for first in (0..n).step_by(PANEL) {
         let end = (first + PANEL).min(n);
@@ -64,9 +64,9 @@ fn round(factor: &Factor, values: &[f32], rows: &mut [Box<dyn encode::Row>]) {
             rows.iter_mut().zip(wanted.chunks_exact_mut(n)).zip(values.chunks_exact(n)).zip(errors.chunks_exact_mut(PANEL))
         {
             for k in first..end {
-                let column = factor.order[k];
+                let column = factor.order()[k];
                 let error = values[column] - row.round(column, wanted[k]);
-                let feedback = &factor.feedback[k * n..][k + 1..end];
+                let feedback = factor.feedback(k, k + 1..end);
                 wanted[k + 1..end].iter_mut().zip(feedback).for_each(|(w, u)| *w += error * u);
                 errors[k - first] = error;
             }
@@ -90,13 +90,13 @@ impl Wide for Reach<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let n = self.factor.order.len();
+        let n = self.factor.cols();
         for start in (self.panel.end..n).step_by(TILE) {
             let tile = start..(start + TILE).min(n);
             for (row, errors) in self.wanted.chunks_exact_mut(n).zip(self.errors.chunks_exact(PANEL)) {
                 let wanted = &mut row[tile.clone()];
                 for (k, &error) in self.panel.clone().zip(errors) {
-                    let feedback = &self.factor.feedback[k * n..][tile.clone()];
+                    let feedback = self.factor.feedback(k, tile.clone());
                     for (w, &u) in wanted.iter_mut().zip(feedback) {
                         *w += error * u;
                     }
@@ -109,17 +109,14 @@ impl Wide for Reach<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        curvature::{Moments, tests::moments},
-        testing::noise,
-    };
+    use crate::{moments::tests::moments, testing::noise};
     use coffer_checkpoint::{DType, blocks};
 
     const COLS: usize = 256;
 
-    fn coded(dtype: DType, moments: &Moments, values: &[f32]) -> (Vec<f32>, Box<dyn encode::Row>) {
-        let mut rows = [encode::row(dtype, values, &moments.importance()).unwrap()];
-        round(moments.factor(1), values, &mut rows);
+    fn coded(dtype: DType, factor: &Factor, values: &[f32]) -> (Vec<f32>, Box<dyn encode::Row>) {
+        let mut rows = [encode::row(dtype, values, factor.importance()).unwrap()];
+        round(factor, values, &mut rows);
         let [row] = rows;
         let mut raw = vec![0; COLS / dtype.block_len() * dtype.block_bytes()];
         row.store(&mut raw);
@@ -128,19 +125,15 @@ mod tests {
         (out, row)
     }
 
-    fn output_error(moments: &Moments, values: &[f32], rounded: &[f32]) -> f64 {
-        let factor = moments.factor(1);
-        let e = |k: usize| f64::from(values[factor.order[k]] - rounded[factor.order[k]]);
-        let term = |k: usize| e(k) + (0..k).map(|j| e(j) * f64::from(factor.feedback[j * COLS + k])).sum::<f64>();
-        (0..COLS).map(|k| f64::from(factor.weights[k]) * term(k).powi(2)).sum()
+    fn output_error(factor: &Factor, values: &[f32], rounded: &[f32]) -> f64 {
+        factor.cost(&values.iter().zip(rounded).map(|(v, r)| v - r).collect::<Vec<_>>())
     }
 
     /// Optimal brain surgery with an explicit inverse, in `f64`: Frantar et al., "GPTQ", 2022, equations 2 and 3.
-    fn surgery(moments: &Moments, values: &[f32], row: &mut dyn encode::Row) -> Vec<f32> {
-        let Factor { order, weights, feedback } = moments.factor(1);
-        let u = |i: usize, k: usize| if i == k { 1.0 } else { f64::from(feedback[i * COLS + k]) };
+    fn surgery(factor: &Factor, values: &[f32], row: &mut dyn encode::Row) -> Vec<f32> {
+        let (order, u) = (factor.order(), |i: usize, k: usize| factor.unit_upper(i, k));
         let h: Vec<Vec<f64>> = (0..COLS)
-            .map(|i| (0..COLS).map(|k| (i.max(k)..COLS).map(|d| u(i, d) * f64::from(weights[d]) * u(k, d)).sum()).collect())
+            .map(|i| (0..COLS).map(|k| (i.max(k)..COLS).map(|d| u(i, d) * factor.weight(d) * u(k, d)).sum()).collect())
             .collect();
         let mut inverse = inverted(h);
         let mut left: Vec<f64> = order.iter().map(|&c| f64::from(values[c])).collect();
@@ -176,11 +169,11 @@ mod tests {
 
     #[test]
     fn feedback_is_optimal_brain_surgery() {
-        let (moments, values) = (moments(COLS, 600), noise(COLS, 3));
+        let (factor, values) = (Factor::of(moments(COLS, 600), 1), noise(COLS, 3));
         for dtype in [DType::Q4_K, DType::Q3_K, DType::IQ4_XS, DType::Q4_0, DType::Q4_1] {
-            let (ours, _) = coded(dtype, &moments, &values);
-            let mut row = encode::row(dtype, &values, &moments.importance()).unwrap();
-            let plain = surgery(&moments, &values, &mut *row);
+            let (ours, _) = coded(dtype, &factor, &values);
+            let mut row = encode::row(dtype, &values, factor.importance()).unwrap();
+            let plain = surgery(&factor, &values, &mut *row);
             let same = ours.iter().zip(&plain).filter(|(a, b)| (*a - *b).abs() < 1e-5).count();
             assert!(same >= COLS - 2, "{dtype}: {same} of {COLS} values are the same");
         }
@@ -188,13 +181,13 @@ mod tests {
 
     #[test]
     fn the_output_is_closer_than_with_each_value_on_its_own() {
-        let (moments, values) = (moments(COLS, 600), noise(COLS, 4));
+        let (factor, values) = (Factor::of(moments(COLS, 600), 1), noise(COLS, 4));
         for dtype in DType::QUANTIZED.into_iter().filter(|&d| d != DType::Q8_0) {
-            let (with, _) = coded(dtype, &moments, &values);
+            let (with, _) = coded(dtype, &factor, &values);
             let (mut raw, mut alone) = (vec![0; COLS / dtype.block_len() * dtype.block_bytes()], vec![0.0; COLS]);
-            encode::encode(dtype, &values, Some(&moments.importance()), &mut raw).unwrap();
+            encode::encode(dtype, &values, Some(factor.importance()), &mut raw).unwrap();
             blocks::decode(dtype, &raw, &mut alone).unwrap();
-            let (with, alone) = (output_error(&moments, &values, &with), output_error(&moments, &values, &alone));
+            let (with, alone) = (output_error(&factor, &values, &with), output_error(&factor, &values, &alone));
             assert!(with < 0.9 * alone, "{dtype}: {with:e} with feedback, {alone:e} without");
         }
     }
