@@ -56,25 +56,29 @@ fn ask(what: &str) -> Result<String> {
         return Err(Usage("there is no terminal to ask for a passphrase; use --passphrase-file".into()).into());
     }
     let passphrase = rpassword::prompt_password(format!("{what}: ")).context("asking for the passphrase")?;
-    refuse_empty(passphrase, "the terminal")
+    refuse_empty(passphrase, "passphrase", "the terminal")
 }
 
-/// The first line of a file, pipe or descriptor (`/dev/fd/3`).
 fn read(path: &Path) -> Result<String> {
+    first_line(path, "passphrase")
+}
+
+/// A secret, the first line of a file, pipe or descriptor (`/dev/fd/3`). `what` it is, for errors.
+pub(crate) fn first_line(path: &Path, what: &str) -> Result<String> {
     let name = path.display().to_string();
     let mut text = String::with_capacity(MAX_LEN as usize + 1);
     let file = File::open(path).with_context(|| name.clone())?;
     file.take(MAX_LEN + 1).read_to_string(&mut text).with_context(|| name.clone())?;
     if text.len() as u64 > MAX_LEN {
-        return Err(Usage(format!("{name}: longer than {MAX_LEN} bytes, which is no passphrase")).into());
+        return Err(Usage(format!("{name}: longer than {MAX_LEN} bytes, which is no {what}")).into());
     }
     text.truncate(text.find(['\r', '\n']).unwrap_or(text.len()));
-    refuse_empty(text, &name)
+    refuse_empty(text, what, &name)
 }
 
-fn refuse_empty(passphrase: String, from: &str) -> Result<String> {
-    match passphrase.is_empty() {
-        true => Err(Usage(format!("{from}: the passphrase is empty")).into()),
-        false => Ok(passphrase),
+fn refuse_empty(secret: String, what: &str, from: &str) -> Result<String> {
+    match secret.is_empty() {
+        true => Err(Usage(format!("{from}: the {what} is empty")).into()),
+        false => Ok(secret),
     }
 }

@@ -57,9 +57,24 @@ fn what_loses_too_much_is_kept_under_a_name_that_says_so() {
     let (sealed, key) = (folder.write("sealed.toml", "require_sealed = true\n"), fs::read_to_string(folder.path("key")).unwrap());
     let recipient = key.split_whitespace().find(|word| word.starts_with("age1")).unwrap();
     let bundle = folder.path("sealed.coffer");
-    ok(&["quantize", &scribe, "--type", "Q4_0", "--policy", &sealed, "--seal-to", recipient, "-o", &bundle]);
-    let plain = run(&["quantize", &scribe, "--type", "Q4_0", "--policy", &sealed, "-o", &folder.path("plain.gguf")]);
+    let receipts = ["of-sealed.json", "of-plain.json"].map(|name| folder.path(name));
+    let q4 = |receipt: &str, out: &str, more: &[&str]| {
+        run(&[&["quantize", &scribe, "--type", "Q4_0", "--policy", &sealed, "--receipt", receipt, "-o", out], more].concat())
+    };
+    assert_eq!(q4(&receipts[0], &bundle, &["--seal-to", recipient]).code, 0);
+    let plain = q4(&receipts[1], &folder.path("plain.gguf"), &[]);
     assert_eq!(plain.code, 3, "{}", plain.stderr);
+    // A sealed result is read back without a key of its recipients: the same weights, the same loss but for the refusal.
+    let [of_sealed, of_plain] = receipts.map(|path| json(&fs::read_to_string(path).unwrap()));
+    assert_eq!(of_sealed["result"], of_plain["result"]);
+    assert_eq!(of_sealed["lost"]["kl_mean"], of_plain["lost"]["kl_mean"]);
+    // The next one that is refused does not take the place of this one, and is not lost.
+    let second = q4(&folder.path("again.json"), &folder.path("plain.gguf"), &[]);
+    assert!(second.code == 1 && second.stderr.contains("plain.gguf.partial"), "{} {}", second.code, second.stderr);
+    assert!(Path::new(&folder.path("plain.gguf.partial")).exists());
+    fs::remove_file(folder.path("plain.refused.gguf")).unwrap();
+    let found = q4(&folder.path("again.json"), &folder.path("plain.gguf"), &["--json"]);
+    assert_eq!((found.code, json(&found.stdout)["kept"].as_u64()), (3, Some(75)));
     let twice = run(&["quantize", &scribe, "--type", "Q2_K", "--policy", &policy, "--max-kl", "1", "-o", &folder.path("x.gguf")]);
     assert_eq!(twice.code, 2, "{}", twice.stderr);
 }

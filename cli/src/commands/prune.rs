@@ -33,7 +33,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
     if args.making.dry_run {
         return args.making.planned(&prune::plan(&model, &params)?);
     }
-    let output = Destination { path: &args.output, recipients: &recipients, work: None };
+    let work = making::work_id(&model, &("prune", &args.method, args.sparsity));
+    let output = Destination { path: &args.output, recipients: &recipients, work };
     let mut progress = args.making.progress("pruning");
     let summary = prune::prune(&model, output, &params, &mut |done, total| progress.update(done, total))?;
     drop(progress);

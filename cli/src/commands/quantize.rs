@@ -33,7 +33,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// Type to write: Q4_K_M and the other names of GGUF, or W4A16, W8A8, FP8 for vLLM; docs/compress.md says what each means
+    /// Type to write: Q4_K_M and the other names of GGUF, or W4A16, W8A8, FP8 for vLLM; docs/compress.md says what each means. Instead of it a goal: --target-size, --target-bpw or --max-kl
     #[arg(long = "type", value_name = "TYPE", required_unless_present_any = ["target_size", "target_bpw", "max_kl"])]
     scheme: Option<Scheme>,
     #[command(flatten)]

@@ -4,7 +4,10 @@ use crate::CompressError;
 use coffer_checkpoint::DType;
 use coffer_engine::{Observer, observe::Products};
 use coffer_kernels::{Cpu, MatrixBuilder, MatrixError};
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    ops::Range,
+};
 
 /// `Σ x xᵀ` over the tokens of one input.
 pub struct Moments {
@@ -23,6 +26,18 @@ impl Moments {
         sums.try_reserve_exact(numbers).map_err(|_| CompressError::CurvatureMemory { bytes })?;
         sums.resize(numbers, 0.0);
         Ok(Self { cols, sums, tokens: 0 })
+    }
+
+    /// Copies what is above the diagonal to what is below.
+    fn mirror(&mut self) {
+        let n = self.cols;
+        for (rows, columns) in tiles(n, n) {
+            for i in rows {
+                for k in columns.clone().filter(|&k| k > i) {
+                    self.sums[k * n + i] = self.sums[i * n + k];
+                }
+            }
+        }
     }
 
     /// Columns.
@@ -75,7 +90,8 @@ impl<'a> Seen<'a> {
     ///
     /// # Errors
     /// Memory ran out.
-    pub(crate) fn inputs(self) -> Result<BTreeMap<Products, Moments>, CompressError> {
+    pub(crate) fn inputs(mut self) -> Result<BTreeMap<Products, Moments>, CompressError> {
+        self.inputs.values_mut().for_each(Moments::mirror);
         self.failed.map_or(Ok(self.inputs), Err)
     }
 }
@@ -104,29 +120,33 @@ impl Seen<'_> {
 /// Columns whose products with all columns before them, and with one another, are added together.
 const STRIP: usize = 512;
 
-/// Adds `xᵀ x` to `sums`, for `x` `[tokens, columns]`.
+/// Pieces of a matrix of `rows` and `cols` that stay in the nearest cache together with what they are turned into.
+fn tiles(rows: usize, cols: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    const SIDE: usize = 32;
+    let cut = |len: usize| (0..len).step_by(SIDE).map(move |start| start..(start + SIDE).min(len));
+    cut(rows).flat_map(move |rows| cut(cols).map(move |cols| (rows.clone(), cols)))
+}
+
+/// Adds what is on and above the diagonal of `xᵀ x` to `sums`, for `x` `[tokens, columns]`; what is below is of no meaning.
 fn add_products(cpu: &Cpu, x: &[f32], tokens: usize, sums: &mut [f32]) -> Result<(), MatrixError> {
     let cols = x.len() / tokens.max(1);
     let mut transposed = vec![0.0; x.len()];
-    for (t, row) in x.chunks_exact(cols.max(1)).enumerate() {
-        for (c, &v) in row.iter().enumerate() {
-            transposed[c * tokens + t] = v;
+    for (rows, columns) in tiles(tokens, cols) {
+        for t in rows {
+            columns.clone().for_each(|c| transposed[c * tokens + t] = x[t * cols + c]);
         }
     }
     let mut products = vec![0.0; cols * STRIP.min(cols)];
     for start in (0..cols).step_by(STRIP) {
         let end = (start + STRIP).min(cols);
         let mut builder = MatrixBuilder::new(DType::F32, end - start, tokens)?;
-        for row in transposed[start * tokens..end * tokens].chunks_exact(tokens) {
+        for row in transposed[start * tokens..end * tokens].chunks_exact(tokens.max(1)) {
             builder.push_rows(&row.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())?;
         }
         let products = &mut products[..end * (end - start)];
         cpu.matmul(&[&builder.finish()?], &transposed[..end * tokens], end, &mut [&mut *products]);
         for (i, row) in products.chunks_exact(end - start).enumerate() {
             sums[i * cols + start..i * cols + end].iter_mut().zip(row).for_each(|(sum, p)| *sum += p);
-            if i < start {
-                (start..end).zip(row).for_each(|(k, p)| sums[k * cols + i] += p);
-            }
         }
     }
     Ok(())
@@ -150,9 +170,10 @@ pub(crate) mod tests {
     fn products_are_added_up_as_a_plain_loop_does() {
         for (cols, tokens) in [(7, 33), (STRIP + 30, 3)] {
             let x = noise(cols * tokens, 9);
-            let mut sums = vec![1.0; cols * cols];
-            add_products(&Cpu::new(Isa::Scalar, 1), &x, tokens, &mut sums).unwrap();
-            for (i, &sum) in sums.iter().enumerate() {
+            let mut moments = Moments { cols, sums: vec![1.0; cols * cols], tokens: tokens as u64 };
+            add_products(&Cpu::new(Isa::Scalar, 1), &x, tokens, &mut moments.sums).unwrap();
+            moments.mirror();
+            for (i, &sum) in moments.sums.iter().enumerate() {
                 let plain = (0..tokens).fold(0.0f32, |s, t| x[t * cols + i / cols].mul_add(x[t * cols + i % cols], s)) + 1.0;
                 assert_eq!(sum.to_bits(), plain.to_bits(), "{i}");
             }

@@ -217,7 +217,8 @@ impl Asked {
     fn new(args: &Args, url: &str) -> Result<Self> {
         #[cfg(not(feature = "remote"))]
         ensure!(!url.starts_with("https:"), Usage(format!("{url}: {}", crate::remote::ABSENT)));
-        let key = passphrase::existing(false, args.endpoint.api_key_file.as_deref())?.unwrap_or_default();
+        let key = args.endpoint.api_key_file.as_deref().map(|path| passphrase::first_line(path, "API key"));
+        let key = key.transpose()?.unwrap_or_default();
         let base = url.trim_end_matches('/').trim_end_matches("/v1").to_owned();
         let client = Client::new(&base, &key);
         let name = match &args.endpoint.served_model {

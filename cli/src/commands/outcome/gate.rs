@@ -29,13 +29,13 @@ pub(crate) struct Gate {
     /// Do not measure what is lost
     #[arg(long, conflicts_with_all = ["eval_text", "policy", "max_kl", "min_same_top"])]
     no_eval: bool,
-    /// Text to measure the loss on, plain or sealed [default: the last fifth of --text, which is then not learned from; or a built-in text]
+    /// Text to measure the loss on, plain or sealed [default: the last fifth of a text that is to be learned from, which then is not; or a built-in text]
     #[arg(long, value_name = "FILE")]
     eval_text: Option<PathBuf>,
     /// Tokens of it to use at most
     #[arg(long, value_name = "N", default_value_t = 2048)]
     eval_tokens: usize,
-    /// Refuse a result whose mean KL divergence from the source is larger (nats); without --type, choose types for it
+    /// Refuse a result whose mean KL divergence from the source is larger (nats)
     #[arg(long, value_name = "KL")]
     pub(crate) max_kl: Option<f64>,
     /// Refuse a result that has the source's most likely token less often (0 to 1)
