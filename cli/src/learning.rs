@@ -81,13 +81,6 @@ impl Text {
     }
 }
 
-/// How large the inputs of the matrices of `model` are on `calibration`.
-pub(crate) fn importance(calibration: &Calibration, model: &Model, work: Work) -> Result<Inputs> {
-    let mut progress = work.steps("running the text");
-    let found = Importance::of(model, work.options()?, calibration, &mut |done, total| progress.update(done, total))?;
-    Ok(Inputs::Importance(Arc::new(found)))
-}
-
 /// What `model` does with `calibration`, as `method` (`gptq` or `awq`) wants it for rounding it as `params` say.
 pub(crate) fn inputs(
     method: &str,

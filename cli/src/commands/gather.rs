@@ -44,7 +44,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
             source: Some(source),
             held_out: None,
             work: None,
-            make: &mut |model, out, progress| shard::gather(&gathered, model, out, making.threads(), progress),
+            make: Box::new(move |model, out, progress| shard::gather(&gathered, model, out, making.threads(), progress)),
             model,
         },
     )

@@ -60,10 +60,10 @@ pub(crate) struct Job<'a> {
     pub(crate) held_out: Option<HeldOut>,
     /// Which work it is.
     pub(crate) work: Option<WorkId>,
-    /// Makes it.
-    pub(crate) make: &'a mut Make<'a>,
+    /// Makes it. What it needs for that, it lets go of then.
+    pub(crate) make: Box<Make<'a>>,
 }
-type Make<'a> = dyn FnMut(&Model, Destination<'_>, &mut Progress<'_>) -> Result<Made, CompressError> + 'a;
+type Make<'a> = dyn FnOnce(&Model, Destination<'_>, &mut Progress<'_>) -> Result<Made, CompressError> + 'a;
 
 impl OutcomeFlags {
     /// Looks at everything that is named before anything takes long.

@@ -16,7 +16,7 @@ use anyhow::Result;
 use automatic::Automatic;
 use coffer_checkpoint::DType;
 use coffer_compress::{
-    Calibration, CompressError,
+    CompressError,
     quantize::{self, Inputs, Pin, QuantizeParams, Scheme},
     shard::Part,
 };
@@ -87,10 +87,10 @@ pub(crate) fn run(args: Args) -> Result<()> {
         Some(part) => Target::Part(part, args.outcome.seal.recipients()?),
     };
 
-    let Learning { inputs, learned, calibration, held_out, shown } = args.learn(&model, &types)?;
+    let Learning { inputs, learned, held_out, shown } = args.learn(&model, &types)?;
     let mut params = args.params(&types, inputs);
     if let Some(goal) = goal {
-        let mixture = automatic::mixture(&model, &params, goal, (calibration.as_ref(), &shown), making.work)?;
+        let mixture = automatic::mixture(&model, &params, goal, &shown, making.work)?;
         types.extend(mixture.types);
         params.types.clone_from(&types);
     }
@@ -113,7 +113,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
             recipe,
             source: None,
             held_out,
-            make: &mut |model, out, progress| quantize::make(model, out, &params, progress),
+            make: Box::new(move |model, out, progress| quantize::make(model, out, &params, progress)),
             model,
         },
     )
@@ -129,8 +129,6 @@ enum Target<'a> {
 struct Learning {
     inputs: Inputs,
     learned: Option<Learned>,
-    /// The text, if there is one.
-    calibration: Option<Calibration>,
     /// What of the text is left to measure on.
     held_out: Option<HeldOut>,
     /// A text that may be looked at to choose types.
@@ -160,7 +158,7 @@ impl Args {
     }
 
     fn learn(&self, model: &Model, types: &BTreeMap<String, DType>) -> Result<Learning> {
-        let of = |inputs, learned| Learning { inputs, learned, calibration: None, held_out: None, shown: HeldOut::built_in() };
+        let of = |inputs, learned| Learning { inputs, learned, held_out: None, shown: HeldOut::built_in() };
         if let Some(path) = &self.imatrix {
             let (inputs, learned) = learning::imatrix(path, model)?;
             return Ok(of(inputs, Some(learned)));
@@ -172,7 +170,7 @@ impl Args {
         let (calibration, learned) = text.lesson(bytes, self.cut.of(model), model)?;
         let inputs = learning::inputs(&self.method, &calibration, model, &placeholder, self.outcome.making.work)?;
         let shown = HeldOut { name: path.display().to_string(), text: text.text()[..bytes].to_owned() };
-        Ok(Learning { inputs, learned: Some(learned), calibration: Some(calibration), held_out, shown })
+        Ok(Learning { inputs, learned: Some(learned), held_out, shown })
     }
 }
 

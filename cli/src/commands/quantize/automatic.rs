@@ -1,12 +1,9 @@
 //! Mixtures by measurement, where no type is named.
 
-use crate::{commands::outcome::HeldOut, learning, work::Work};
+use crate::{commands::outcome::HeldOut, work::Work};
 use anyhow::{Context, Result};
 use coffer_assess::fidelity::{self, Fidelity, OnTheWay, Variation, Windows};
-use coffer_compress::{
-    Calibration,
-    quantize::{Costs, Goal, Mixture, QuantizeParams, Variant},
-};
+use coffer_compress::quantize::{Costs, Goal, Mixture, QuantizeParams, Variant};
 use coffer_store::Model;
 use std::sync::Arc;
 
@@ -34,17 +31,8 @@ impl Automatic {
     }
 }
 
-/// Chooses the types of all matrices of `model` that `params` do not fix, measured on `text`. What a matrix loses is measured without
-/// feedback, which takes long and does about the same to all of them: only how large its inputs are on `learned` is asked.
-pub(super) fn mixture(
-    model: &Model,
-    params: &QuantizeParams,
-    goal: Goal,
-    (learned, text): (Option<&Calibration>, &HeldOut),
-    work: Work,
-) -> Result<Mixture> {
-    let inputs = learned.map_or_else(|| Ok(params.inputs.clone()), |text| learning::importance(text, model, work))?;
-    let plain = QuantizeParams { inputs, ..params.clone() };
+/// Chooses the types of all matrices of `model` that `params` do not fix, measured on `text`.
+pub(super) fn mixture(model: &Model, params: &QuantizeParams, goal: Goal, text: &HeldOut, work: Work) -> Result<Mixture> {
     let tokens = model.tokenizer.as_ref().map_or_else(|| Ok(Vec::new()), |t| t.encode(&text.text, true))?;
     let context = model.config.context;
     let windows = Windows::new(&tokens[..tokens.len().min(TOKENS)], context.min(TOKENS), 0, context)
@@ -74,7 +62,7 @@ pub(super) fn mixture(
         }
         Ok(divergences)
     };
-    let costs = Costs::measure(model, &plain, &mut measure)?;
+    let costs = Costs::measure(model, params, &mut measure)?;
     costs.meet(model, params, goal, &mut measure)
 }
 
