@@ -79,10 +79,23 @@ pub(crate) fn nothing_is_lost(peers: &Peers, folder: &Path) -> Result<Outcome> {
 
 /// Kills quantize again and again until it is done: later than its first note each time, so that it gets on.
 pub(crate) fn work_goes_on(peers: &Peers, folder: &Path) -> Result<Outcome> {
+    let text = peers.root().join("assets/text/calibration.txt").display().to_string();
+    let mut said = Vec::new();
+    for (name, flags) in [("IQ4_NL", &["--threads", "1"][..]), ("Q4_K_M", &["--max-tokens", "256", "--text", &text][..])] {
+        let place = folder.join(name);
+        fs::create_dir(&place)?;
+        let (kills, kept) = killed_until_done(peers, &place, &[&["--type", name], flags].concat())?;
+        said.push(format!("{name}: {kills} kills, the last run found {kept} tensors"));
+    }
+    Ok(Outcome::Passed(format!("{}; the bytes of runs that were not killed", said.join("; "))))
+}
+
+/// Quantizes in `folder`, killed and not killed, to the same bytes; gives the kills, and the tensors that the last run found.
+fn killed_until_done(peers: &Peers, folder: &Path, flags: &[&str]) -> Result<(u32, u64)> {
     let (model, whole, out) = (peers.smollm2()?, folder.join("whole.gguf"), folder.join("out.gguf"));
     let quantize = |out: &Path| -> Result<Command> {
         let mut command = peers.coffer("quantize")?;
-        command.arg(&model).args(["--type", "IQ4_NL", "--requantize", "--no-eval", "--json", "--threads", "1", "-o"]).arg(out);
+        command.arg(&model).args(flags).args(["--requantize", "--no-eval", "--json", "-o"]).arg(out);
         Ok(command)
     };
     run(&mut quantize(&whole)?)?;
@@ -114,9 +127,7 @@ pub(crate) fn work_goes_on(peers: &Peers, folder: &Path) -> Result<Outcome> {
     ensure!(kept > 0, "the work was too short to be interrupted");
     ensure!(fs::read(&out)? == fs::read(&whole)?, "what was interrupted has other bytes");
     ensure!(fs::read_dir(folder)?.count() == 2, "something is left");
-    Ok(Outcome::Passed(format!(
-        "{kills} kills; the last run found {kept} tensors and ended with the bytes of one that was not killed"
-    )))
+    Ok((kills, kept))
 }
 
 fn leftovers(folder: &Path) -> Result<usize> {
