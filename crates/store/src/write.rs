@@ -170,7 +170,9 @@ impl ModelWriter {
         if let Some(Pending { info, missing, .. }) = self.pending.front() {
             return Err(sequence(&info.name, format!("{missing} bytes are missing")));
         }
-        self.note().map_err(named(&self.out))?;
+        if self.whole > self.kept {
+            self.note().map_err(named(&self.out))?;
+        }
         self.sink.end().and_then(Draft::complete).map_err(named(&self.out))
     }
 
