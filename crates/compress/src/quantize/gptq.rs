@@ -22,7 +22,6 @@ pub(crate) static ENTRY: Entry = Entry {
 };
 
 /// Rounds by second moments.
-#[derive(Clone)]
 pub(super) struct Feedback(pub(super) Arc<Curvature>);
 
 impl Feedback {
