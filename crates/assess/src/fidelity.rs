@@ -13,7 +13,7 @@ use coffer_checkpoint::TensorSource;
 use coffer_engine::{Engine, EngineError, KvCache, Layerwise, LoadOptions, observe::Nobody};
 use coffer_kernels::math;
 use coffer_model::ModelConfig;
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 /// Tokens of a text cut into windows that do not overlap; each is run on its own.
 #[derive(Clone, Copy, Debug)]
@@ -175,17 +175,34 @@ pub fn compare_layerwise(
     }
     let [a, b] = models;
     let finished = [a.finish(&mut Nobody).of(names[0])?, b.finish(&mut Nobody).of(names[1])?];
-    let (mut base, mut tally) = (Vec::with_capacity(windows.scored()), Tally::default());
-    for (i, sequence) in sequences.iter().enumerate() {
+    let log_probs = |m: usize, window, piece| forward::log_probs_of(&finished[m], window, piece).of(names[m]);
+    let (alone, mut beside) = side_by_side(windows, vocab, 1, &log_probs)?;
+    Ok((alone, beside.remove(0)))
+}
+
+/// Log probabilities `[tokens, vocab]` that follow some tokens of a window in a model: 0 is the reference, the variants come after it.
+type LogProbs<'a> = dyn Fn(usize, usize, Range<usize>) -> Result<Vec<f32>, AssessError> + 'a;
+
+/// The figures of a reference, and of so many variants beside it, a piece of a window after the other.
+fn side_by_side(
+    windows: &Windows<'_>,
+    vocab: usize,
+    variants: usize,
+    log_probs: &LogProbs<'_>,
+) -> Result<(Fidelity, Vec<Fidelity>), AssessError> {
+    let (mut base, mut tallies) = (Vec::with_capacity(windows.scored()), Vec::new());
+    tallies.resize_with(variants, Tally::default);
+    for (i, sequence) in windows.sequences().iter().enumerate() {
         for piece in forward::pieces(sequence.len(), forward::rows_at_once(vocab)) {
-            let log_probs = |m: usize| forward::log_probs_of(&finished[m], i, piece.clone()).of(names[m]);
             let scored = scored_rows(&[sequence], &[&sequence[piece.clone()]], piece.start, windows.skip);
-            let step = Step::new(vocab, log_probs(0)?, scored);
+            let step = Step::new(vocab, log_probs(0, i, piece.clone())?, scored);
             base.extend(step.losses(&step.log_probs));
-            tally.add(&step, &log_probs(1)?);
+            for (variant, tally) in (1..).zip(&mut tallies) {
+                tally.add(&step, &log_probs(variant, i, piece.clone())?);
+            }
         }
     }
-    Ok((alone(&base), tally.summary(&base)))
+    Ok((alone(&base), tallies.iter().map(|t| t.summary(&base)).collect()))
 }
 
 /// What a model's losses say of it alone.

@@ -1,6 +1,6 @@
 //! Many models that each differ from the same one in one layer.
 
-use super::{Fidelity, OnTheWay, Step, Tally, Windows, scored_rows};
+use super::{Fidelity, OnTheWay, Windows, side_by_side};
 use crate::{AssessError, error::Named, forward};
 use coffer_checkpoint::TensorSource;
 use coffer_engine::{EngineError, Layerwise, LoadOptions, observe::Nobody};
@@ -55,20 +55,9 @@ pub fn compare_variations(
             progress(done, total);
         }
         let texts = texts.finish(&mut Nobody).of(name)?;
-        let mut base = Vec::with_capacity(windows.scored());
-        let mut tallies: Vec<Tally> = batch.iter().map(|_| Tally::default()).collect();
-        for (i, sequence) in windows.sequences().iter().enumerate() {
-            for piece in forward::pieces(sequence.len(), forward::rows_at_once(config.vocab)) {
-                let log_probs = |window: usize| forward::log_probs_of(&texts, window, piece.clone()).of(name);
-                let scored = scored_rows(&[sequence], &[&sequence[piece.clone()]], piece.start, windows.skip);
-                let step = Step::new(config.vocab, log_probs(i)?, scored);
-                base.extend(step.losses(&step.log_probs));
-                for (at, tally) in (1..).zip(&mut tallies) {
-                    tally.add(&step, &log_probs(at * own + i)?);
-                }
-            }
-        }
-        batch.iter().zip(&tallies).for_each(|(&v, tally)| found[v] = Some(tally.summary(&base)));
+        let log_probs = |model, window, piece| forward::log_probs_of(&texts, model * own + window, piece).of(name);
+        let (_, beside) = side_by_side(windows, config.vocab, batch.len(), &log_probs)?;
+        batch.iter().zip(beside).for_each(|(&v, fidelity)| found[v] = Some(fidelity));
     }
     Ok(found.into_iter().flatten().collect())
 }
