@@ -7,13 +7,10 @@ pub mod convert;
 pub mod dataset;
 pub mod digest;
 pub mod files;
+#[cfg(not(feature = "parquet"))]
+mod no_parquet;
 pub mod open;
 mod origin;
-#[cfg(feature = "parquet")]
-mod parquet;
-#[cfg(not(feature = "parquet"))]
-#[path = "parquet/absent.rs"]
-mod parquet;
 pub mod shard;
 mod shuffle;
 pub mod signed;
@@ -29,6 +26,10 @@ pub use shuffle::Shuffle;
 pub use write::{Destination, ModelWriter, Nameless, Target, WorkId, gguf_overhead};
 
 use coffer_checkpoint::DType;
+#[cfg(feature = "parquet")]
+use coffer_parquet as parquet;
+#[cfg(not(feature = "parquet"))]
+use no_parquet as parquet;
 
 /// Why a model could not be opened or written.
 #[derive(Debug, thiserror::Error)]

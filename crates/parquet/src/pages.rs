@@ -1,7 +1,7 @@
 //! The pages of columns as the decoder takes them: bounded before they are decompressed, wiped when they are let go, the last
 //! ones kept for those who read at random.
 
-use super::{
+use crate::{
     codec::decompress,
     header::{MAX_PAGE, MAX_VALUES, PageKind, Place, damaged, directory, header},
     levels::begins_record,
@@ -33,7 +33,7 @@ const MAX_PLACES: usize = 1 << 20;
 
 /// Decompressed pages of all files of a data set.
 #[derive(Default)]
-pub(crate) struct PageCache {
+pub struct PageCache {
     live: Arc<AtomicU64>,
     kept: Mutex<Kept>,
 }
@@ -47,16 +47,16 @@ struct Kept {
 }
 
 /// A file as the source of pages.
-pub(super) struct Source {
+pub(crate) struct Source {
     /// Number of the file within the data set.
-    pub(super) number: usize,
-    pub(super) file: Arc<dyn ReadAt>,
-    pub(super) cache: Arc<PageCache>,
-    pub(super) places: Mutex<HashMap<u64, Arc<[Place]>>>,
+    pub(crate) number: usize,
+    pub(crate) file: Arc<dyn ReadAt>,
+    pub(crate) cache: Arc<PageCache>,
+    pub(crate) places: Mutex<HashMap<u64, Arc<[Place]>>>,
 }
 
 /// The pages of one column chunk.
-pub(super) struct ChunkPages {
+pub(crate) struct ChunkPages {
     source: Arc<Source>,
     places: Arc<[Place]>,
     next: usize,
@@ -87,7 +87,7 @@ impl Drop for Counted {
 }
 
 impl ChunkPages {
-    pub(super) fn new(source: &Arc<Source>, chunk: &ColumnChunkMetaData, rows: u64) -> Result<Self, ParquetError> {
+    pub(crate) fn new(source: &Arc<Source>, chunk: &ColumnChunkMetaData, rows: u64) -> Result<Self, ParquetError> {
         let column = chunk.column_descr().path().string();
         let places = source.places(chunk, rows).map_err(|why| refused(&column, why))?;
         let max_rep_level = chunk.column_descr().max_rep_level();

@@ -1,14 +1,14 @@
 //! Where the pages of a column chunk lie, by the file's offset index or by their own headers.
 
-use super::thrift::{FALSE, Fault, I32, I64, LIST, STRUCT, TRUE, Thrift};
+use crate::thrift::{FALSE, Fault, I32, I64, LIST, STRUCT, TRUE, Thrift};
 use coffer_checkpoint::ReadAt;
 use parquet::{basic::Encoding, file::metadata::ColumnChunkMetaData};
 use zeroize::Zeroizing;
 
 /// Largest page in bytes, compressed or not; a page of pictures can have some 100 MB.
-pub(super) const MAX_PAGE: u64 = 256 << 20;
+pub(crate) const MAX_PAGE: u64 = 256 << 20;
 /// Most values in a page: one that repeats a value takes few bytes for any number of them.
-pub(super) const MAX_VALUES: u32 = 1 << 25;
+pub(crate) const MAX_VALUES: u32 = 1 << 25;
 /// Headers can hold a smallest and a largest value.
 const MAX_HEADER: u64 = 1 << 20;
 /// Bytes read at first on the way to a header.
@@ -18,29 +18,29 @@ const MAX_PAGES: usize = 1 << 20;
 
 /// A page, header and body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) at: u64,
-    pub(super) len: u64,
+pub(crate) struct Place {
+    pub(crate) at: u64,
+    pub(crate) len: u64,
     /// Records and values in it, as far as they are known without decoding it.
-    pub(super) rows: Option<usize>,
-    pub(super) values: Option<usize>,
-    pub(super) dictionary: bool,
+    pub(crate) rows: Option<usize>,
+    pub(crate) values: Option<usize>,
+    pub(crate) dictionary: bool,
 }
 
 /// What a page's header says.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Header {
+pub(crate) struct Header {
     /// Its own bytes.
-    pub(super) len: usize,
-    pub(super) kind: PageKind,
-    pub(super) compressed: u64,
-    pub(super) uncompressed: u64,
-    pub(super) values: u32,
-    pub(super) encoding: Encoding,
+    pub(crate) len: usize,
+    pub(crate) kind: PageKind,
+    pub(crate) compressed: u64,
+    pub(crate) uncompressed: u64,
+    pub(crate) values: u32,
+    pub(crate) encoding: Encoding,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PageKind {
+pub(crate) enum PageKind {
     Dictionary,
     /// Encodings of definition and repetition levels.
     V1(Encoding, Encoding),
@@ -56,7 +56,7 @@ pub(super) enum PageKind {
 }
 
 /// The pages of `chunk`, in order; it belongs to a row group of `rows` rows.
-pub(super) fn directory(file: &dyn ReadAt, chunk: &ColumnChunkMetaData, rows: u64) -> Result<Vec<Place>, String> {
+pub(crate) fn directory(file: &dyn ReadAt, chunk: &ColumnChunkMetaData, rows: u64) -> Result<Vec<Place>, String> {
     let start = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
     // The footer was checked: neither is negative, and the end lies in the file.
     let (start, len) = (start as u64, chunk.compressed_size() as u64);
@@ -146,7 +146,7 @@ fn probe(file: &dyn ReadAt, at: u64, end: u64) -> Result<Header, String> {
     }
 }
 
-pub(super) fn damaged(at: u64, fault: Fault) -> String {
+pub(crate) fn damaged(at: u64, fault: Fault) -> String {
     match fault {
         Fault::End => format!("the page at {at} ends within its header"),
         Fault::Bad(why) => format!("the page at {at}: {why}"),
@@ -154,7 +154,7 @@ pub(super) fn damaged(at: u64, fault: Fault) -> String {
 }
 
 /// Reads the header at the beginning of `bytes`.
-pub(super) fn header(bytes: &[u8]) -> Result<Header, Fault> {
+pub(crate) fn header(bytes: &[u8]) -> Result<Header, Fault> {
     let mut thrift = Thrift::new(bytes);
     let mut sizes = [-1i64; 3];
     let mut details = None;

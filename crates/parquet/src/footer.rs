@@ -1,6 +1,6 @@
 //! A Parquet file's footer: bounded and checked before the decoder sees it.
 
-use super::thrift::{BINARY, BYTE, FALSE, Fault, I32, I64, LIST, STRUCT, TRUE, Thrift};
+use crate::thrift::{BINARY, BYTE, FALSE, Fault, I32, I64, LIST, STRUCT, TRUE, Thrift};
 use coffer_checkpoint::ReadAt;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use zeroize::Zeroizing;
@@ -18,7 +18,7 @@ const MAX_GROUPS: usize = 100_000;
 const MAX_ROWS: i64 = 1 << 48;
 
 /// Reads the footer of `file`.
-pub(super) fn read(file: &dyn ReadAt) -> Result<ParquetMetaData, String> {
+pub(crate) fn read(file: &dyn ReadAt) -> Result<ParquetMetaData, String> {
     if file.len() < FRAME {
         return Err("it is too short for a Parquet file".into());
     }
@@ -41,7 +41,7 @@ pub(super) fn read(file: &dyn ReadAt) -> Result<ParquetMetaData, String> {
         Fault::End => "its footer ends within a value".to_owned(),
         Fault::Bad(why) => format!("its footer: {why}"),
     })?;
-    let metadata = super::guarded(|| ParquetMetaDataReader::decode_metadata(&bytes).map_err(|e| format!("its footer: {e}")))?;
+    let metadata = crate::guarded(|| ParquetMetaDataReader::decode_metadata(&bytes).map_err(|e| format!("its footer: {e}")))?;
     check_groups(&metadata, file.len())?;
     Ok(metadata)
 }

@@ -4,7 +4,7 @@ use parquet::basic::Compression;
 use std::io::Read;
 
 /// Appends what `bytes` decompress to; it must be `size` bytes.
-pub(super) fn decompress(codec: Compression, bytes: &[u8], size: usize, out: &mut Vec<u8>) -> Result<(), String> {
+pub(crate) fn decompress(codec: Compression, bytes: &[u8], size: usize, out: &mut Vec<u8>) -> Result<(), String> {
     let start = out.len();
     let failed = |e: &dyn std::fmt::Display| format!("a page could not be decompressed: {e}");
     // A page without values can be empty, whatever the codec.

@@ -11,7 +11,7 @@ mod levels;
 mod pages;
 mod thrift;
 
-pub(crate) use pages::PageCache;
+pub use pages::PageCache;
 
 use arrow_json::{WriterBuilder, writer::LineDelimited};
 use coffer_checkpoint::ReadAt;
@@ -36,7 +36,7 @@ use std::{
 use zeroize::Zeroizing;
 
 /// The rows of one file.
-pub(crate) struct Rows {
+pub struct Rows {
     metadata: ParquetMetaData,
     levels: FieldLevels,
     source: Arc<Source>,
@@ -46,7 +46,10 @@ pub(crate) struct Rows {
 
 impl Rows {
     /// Reads the footer. `number` is the file's own under `cache`.
-    pub(crate) fn open(number: usize, file: Arc<dyn ReadAt>, cache: Arc<PageCache>) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// Says in what the file is damaged, or that it is of a kind that is not read; not the file's name.
+    pub fn open(number: usize, file: Arc<dyn ReadAt>, cache: Arc<PageCache>) -> Result<Self, String> {
         let metadata = footer::read(&*file)?;
         let schema = metadata.file_metadata().schema_descr();
         let levels = guarded(|| {
@@ -62,12 +65,15 @@ impl Rows {
     }
 
     /// How many rows there are.
-    pub(crate) fn count(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         self.begins.last().copied().unwrap_or(0)
     }
 
     /// A row as a JSON object with all columns, absent values as null, bytes in hexadecimal.
-    pub(crate) fn record(&self, row: u64) -> Result<Zeroizing<Vec<u8>>, String> {
+    ///
+    /// # Errors
+    /// Says that there is no such row, in what its pages are damaged, or that it is longer than [`MAX_RECORD`] bytes.
+    pub fn record(&self, row: u64) -> Result<Zeroizing<Vec<u8>>, String> {
         let number = self.begins.partition_point(|begin| *begin <= row);
         let place = number.checked_sub(1).and_then(|at| Some((at, self.metadata.row_groups().get(at)?)));
         let (number, group) = place.ok_or_else(|| format!("there is no row {row}"))?;

@@ -5,14 +5,14 @@
 const MAX_DEPTH: u32 = 16;
 
 /// Types, as fields and lists name them.
-pub(super) const TRUE: u8 = 1;
-pub(super) const FALSE: u8 = 2;
-pub(super) const BYTE: u8 = 3;
-pub(super) const I32: u8 = 5;
-pub(super) const I64: u8 = 6;
-pub(super) const BINARY: u8 = 8;
-pub(super) const LIST: u8 = 9;
-pub(super) const STRUCT: u8 = 12;
+pub(crate) const TRUE: u8 = 1;
+pub(crate) const FALSE: u8 = 2;
+pub(crate) const BYTE: u8 = 3;
+pub(crate) const I32: u8 = 5;
+pub(crate) const I64: u8 = 6;
+pub(crate) const BINARY: u8 = 8;
+pub(crate) const LIST: u8 = 9;
+pub(crate) const STRUCT: u8 = 12;
 const I16: u8 = 4;
 const DOUBLE: u8 = 7;
 const SET: u8 = 10;
@@ -21,7 +21,7 @@ const UUID: u8 = 13;
 
 /// Why bytes are not what was expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// They end within a value.
     End,
     /// They are something else.
@@ -29,22 +29,22 @@ pub(super) enum Fault {
 }
 
 /// Reads values one after another.
-pub(super) struct Thrift<'a> {
+pub(crate) struct Thrift<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Thrift<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
 
     /// How many bytes are left.
-    pub(super) fn left(&self) -> usize {
+    pub(crate) fn left(&self) -> usize {
         self.rest.len()
     }
 
     /// Gives each field of a struct, by number and type, to `field`, which reads or skips it.
-    pub(super) fn fields(&mut self, field: &mut dyn FnMut(&mut Self, i16, u8) -> Result<(), Fault>) -> Result<(), Fault> {
+    pub(crate) fn fields(&mut self, field: &mut dyn FnMut(&mut Self, i16, u8) -> Result<(), Fault>) -> Result<(), Fault> {
         let mut id = 0i16;
         loop {
             let head = self.byte()?;
@@ -60,7 +60,7 @@ impl<'a> Thrift<'a> {
     }
 
     /// How many elements of which type a list has.
-    pub(super) fn list(&mut self) -> Result<(usize, u8), Fault> {
+    pub(crate) fn list(&mut self) -> Result<(usize, u8), Fault> {
         let head = self.byte()?;
         let count = match head >> 4 {
             15 => usize::try_from(self.varint()?).map_err(|_| Fault::Bad("a list is too long"))?,
@@ -71,18 +71,18 @@ impl<'a> Thrift<'a> {
     }
 
     /// An integer of 16, 32 or 64 bits.
-    pub(super) fn int(&mut self) -> Result<i64, Fault> {
+    pub(crate) fn int(&mut self) -> Result<i64, Fault> {
         let value = self.varint()?;
         Ok((value >> 1) as i64 ^ -((value & 1) as i64))
     }
 
-    pub(super) fn binary(&mut self) -> Result<&'a [u8], Fault> {
+    pub(crate) fn binary(&mut self) -> Result<&'a [u8], Fault> {
         let len = self.varint()?;
         self.take(usize::try_from(len).map_err(|_| Fault::End)?)
     }
 
     /// Passes over a value of a field.
-    pub(super) fn skip(&mut self, kind: u8) -> Result<(), Fault> {
+    pub(crate) fn skip(&mut self, kind: u8) -> Result<(), Fault> {
         self.skip_at(kind, MAX_DEPTH)
     }
 

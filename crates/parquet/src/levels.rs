@@ -4,7 +4,7 @@
 use parquet::{basic::Encoding, column::page::Page};
 
 /// Whether a data page of a column with this highest repetition level has a level 0: there a record begins.
-pub(super) fn begins_record(page: &Page, max_rep_level: i16) -> Result<bool, String> {
+pub(crate) fn begins_record(page: &Page, max_rep_level: i16) -> Result<bool, String> {
     let levels = match page {
         Page::DataPageV2 { buf, rep_levels_byte_len, .. } => buf.get(..*rep_levels_byte_len as usize),
         Page::DataPage { buf, rep_level_encoding: Encoding::RLE, .. } => buf.split_first_chunk().and_then(|(len, rest)| {
