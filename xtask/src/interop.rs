@@ -67,6 +67,8 @@ const CHECKS: &[(&str, Check)] = &[
     ("kill-9", kills::nothing_is_lost),
     ("kill-9-quantize", kills::work_goes_on),
     ("remote-s3", remote::s3),
+    ("remote-azure", remote::azure),
+    ("remote-web", remote::web),
     ("parquet-pyarrow", datasets::parquet_pyarrow),
     ("exec-llama-completion", exec::llama_completion),
     ("exec-llama-server", exec::llama_server),

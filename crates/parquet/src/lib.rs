@@ -29,9 +29,10 @@ use parquet::{
     file::metadata::{ParquetMetaData, RowGroupMetaData},
 };
 use std::{
+    cell::Cell,
     io,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex},
+    panic::{self, AssertUnwindSafe},
+    sync::{Arc, Mutex, Once},
 };
 use zeroize::Zeroizing;
 
@@ -150,7 +151,21 @@ impl io::Write for Record {
     }
 }
 
-/// The decoder panics at some files that contradict themselves; they are refused like others.
+/// The decoder panics at some files that contradict themselves; they are refused like others, and the panic, whose message may hold
+/// what is in the file, is told to nobody.
 fn guarded<T>(decode: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|_| Err("it contradicts itself".into()))
+    static HOOK: Once = Once::new();
+    thread_local!(static GUARDED: Cell<bool> = const { Cell::new(false) });
+    HOOK.call_once(|| {
+        let others = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if !GUARDED.get() {
+                others(panic);
+            }
+        }));
+    });
+    GUARDED.set(true);
+    let decoded = panic::catch_unwind(AssertUnwindSafe(decode));
+    GUARDED.set(false);
+    decoded.unwrap_or_else(|_| Err("it contradicts itself".into()))
 }
