@@ -4,6 +4,7 @@ use crate::{
     exit::{Passed, Usage},
     hygiene,
     model_input::Identities,
+    progress::{Progress, Style},
     signatures::DemandedOfOne,
     supervise,
 };
@@ -18,6 +19,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Command, ExitCode},
+    sync::Arc,
 };
 
 /// Run any engine on a sealed model. {} in the command stands for the model: for the file, if the bundle holds one,
@@ -33,6 +35,9 @@ pub(crate) struct Args {
     identities: Identities,
     #[command(flatten)]
     signed: DemandedOfOne,
+    /// How to show progress, where all is decrypted before the command starts
+    #[arg(long, value_enum, default_value_t)]
+    progress: Style,
     /// The command, after `--`; {} stands for the model
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -48,7 +53,10 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let namespace = Namespace::enter();
     ensure!(Bundle::is_bundle(&args.bundle), "{}: no sealed bundle; a plain model needs no exec", args.bundle.display());
     let files = args.signed.files(&args.bundle, args.identities.load_for(&args.bundle)?)?;
-    let mounted = Mounted::new(&files, namespace, Box::new(|error| eprintln!("error: {error}")))?;
+    let mut progress = Progress::bytes(args.progress, "decrypting");
+    let on_error = Arc::new(|error: &str| eprintln!("error: {error}"));
+    let mounted = Mounted::new(&files, namespace, on_error, &mut |done, total| progress.update(done, total))?;
+    drop(progress);
     warn(mounted.way());
     let mut command = args.command.iter().enumerate();
     let (root, model) = (mounted.root(), mounted.model());

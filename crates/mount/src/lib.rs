@@ -13,18 +13,21 @@ mod filesystem;
 mod fuse;
 mod memory;
 mod namespace;
+mod room;
 
 pub use namespace::Namespace;
+pub use room::available_memory;
 
 use coffer_seal::LockedFolder;
 use coffer_store::{FileSet, StoreError};
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// Told, once each, what an engine that reads the files cannot be told: which file, which part of the bundle is damaged.
-pub type OnError = Box<dyn Fn(&str) + Send + Sync>;
+pub type OnError = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// How the files are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,21 +56,28 @@ enum Held {
 }
 
 impl Mounted {
-    /// Makes `files` readable, each read held against what was verified if something was. `namespace` is this process's own, where it may have one.
+    /// Makes `files` readable, each read held against what was verified if something was. `namespace` is this process's own, where
+    /// it may have one. `progress` is given bytes done and bytes in all where they are decrypted at the start.
     ///
     /// # Errors
-    /// Returns [`MountError`] if none of the three ways is open, with the reason for each.
-    pub fn new(files: &FileSet, namespace: Result<Namespace, MountError>, on_error: OnError) -> Result<Self, MountError> {
+    /// Returns [`MountError`] if none of the three ways is open, with the reason for each, or if what is decrypted at the start would
+    /// not fit in memory.
+    pub fn new(
+        files: &FileSet,
+        namespace: Result<Namespace, MountError>,
+        on_error: OnError,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self, MountError> {
         let (root, way, held) = match namespace {
             Ok(namespace) => {
                 let point = namespace.mount_point()?;
                 match fuse::serve(&point, files, on_error)? {
                     true => (point.path().to_owned(), Way::Fuse, Held::Mount(point)),
-                    false => (memory::ramfs(&point, files)?, Way::Ramfs, Held::Mount(point)),
+                    false => (memory::ramfs(&point, files, progress)?, Way::Ramfs, Held::Mount(point)),
                 }
             }
             Err(refused) => {
-                let links = memory::memfds(files, refused)?;
+                let links = memory::memfds(files, refused, progress)?;
                 (links.path().to_owned(), Way::Memfd, Held::Links(links))
             }
         };
@@ -117,6 +127,16 @@ pub enum MountError {
         "no private mount namespace: {0} (in a container: grant CAP_SYS_ADMIN, or user namespaces and a seccomp profile that allows unshare)"
     )]
     Namespace(io::Error),
+    /// The files do not fit in memory.
+    #[error(
+        "decrypted, the model takes {needed} bytes of memory, and {available} are available; with /dev/fuse it would be decrypted on demand"
+    )]
+    Room {
+        /// Bytes of all files.
+        needed: u64,
+        /// Bytes that this process may still take.
+        available: u64,
+    },
     /// No namespace, and memory files could be swapped.
     #[error("{namespace}; memory files would do instead, but swap is on and they could be written to it: turn swap off")]
     Swap {
