@@ -19,7 +19,6 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Command, ExitCode},
-    sync::Arc,
 };
 
 /// Run any engine on a sealed model. {} in the command stands for the model: for the file, if the bundle holds one,
@@ -54,7 +53,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     ensure!(Bundle::is_bundle(&args.bundle), "{}: no sealed bundle; a plain model needs no exec", args.bundle.display());
     let files = args.signed.files(&args.bundle, args.identities.load_for(&args.bundle)?)?;
     let mut progress = Progress::bytes(args.progress, "decrypting");
-    let on_error = Arc::new(|error: &str| eprintln!("error: {error}"));
+    let on_error = Box::new(|error: &str| eprintln!("error: {error}"));
     let mounted = Mounted::new(&files, namespace, on_error, &mut |done, total| progress.update(done, total))?;
     drop(progress);
     warn(mounted.way());

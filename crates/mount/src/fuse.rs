@@ -13,8 +13,6 @@ use std::{fs::File, io, os::fd::AsRawFd, path::Path, thread};
 const DEVICE: &str = "/dev/fuse";
 /// Bytes that the kernel may ask for at a time; its own limit, unless it was raised.
 const MAX_READ: usize = 1 << 20;
-/// Bytes that the kernel asks for before a reader does: several requests, so that several threads decrypt.
-const READ_AHEAD: usize = 8 << 20;
 /// Threads that decrypt; more only queue up for the memory.
 const MAX_THREADS: usize = 4;
 
@@ -36,30 +34,22 @@ pub(crate) fn serve(point: &MountPoint, files: &FileSet, on_error: OnError) -> R
         return Ok(false);
     }
     let failed = MountError::mount("FUSE", point.path());
-    let files = Files::new(files, on_error.clone())?;
+    let files = Files::new(files, on_error)?;
     let mut config = Config::default();
     config.n_threads = Some(thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS)));
     config.clone_fd = true;
-    // The threads end with the mount or with the process, whichever is first: nobody waits for them, nor for the session's first words with
-    // the kernel, for which it takes (and wipes) 16 MiB: who reads sooner waits in the kernel. Signals are for the
+    let session = Session::from_fd(files, device.into(), SessionACL::Owner, config).map_err(&failed)?;
+    // The threads end with the mount or with the process, whichever is first: nobody waits for them. Signals are for the
     // thread that runs the command: these take none.
     let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).map_err(io::Error::from).map_err(&failed)?;
-    let spawned = thread::Builder::new().name("fuse".into()).spawn(move || {
-        let session = Session::from_fd(files, device.into(), SessionACL::Owner, config);
-        match session.and_then(Session::run) {
-            // Unmounted before anyone read.
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
-            Err(error) => on_error(&format!("FUSE: {error}")),
-            Ok(()) => {}
-        }
-    });
+    let spawned = session.spawn();
     mask.thread_set_mask().map_err(io::Error::from).map_err(&failed)?;
     spawned.map_err(&failed)?;
     read_ahead_further(point);
     Ok(true)
 }
 
-/// The kernel reads 128 KiB ahead by default: half a segment, by one thread. More saves round trips of whoever reads by mapping.
+/// The kernel reads 128 KiB ahead by default: half a segment. More halves the round trips of whoever reads by mapping.
 /// Only root may ask for it; everyone else has the default.
 ///
 /// No thread of this process may use what is mounted: one that waits for an answer when the process ends waits for ever, since those that
@@ -73,6 +63,6 @@ fn read_ahead_further(point: &MountPoint) {
         (Path::new(fields.nth(1)?) == point.path()).then_some(device)
     });
     if let Some(device) = device {
-        let _ = std::fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), (READ_AHEAD >> 10).to_string());
+        let _ = std::fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), (MAX_READ >> 10).to_string());
     }
 }

@@ -23,11 +23,10 @@ use coffer_store::{FileSet, StoreError};
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 /// Told, once each, what an engine that reads the files cannot be told: which file, which part of the bundle is damaged.
-pub type OnError = Arc<dyn Fn(&str) + Send + Sync>;
+pub type OnError = Box<dyn Fn(&str) + Send + Sync>;
 
 /// How the files are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
