@@ -8,6 +8,8 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2 and F16C.
     Avx2,
+    /// The same with VNNI for its vectors, which came with AVX-512 and, as AVX-VNNI, to processors without it.
+    Avx2Vnni,
     /// x86-64 with AVX-512 F, BW, VL and VNNI.
     Avx512,
     /// aarch64 with NEON.
@@ -17,7 +19,7 @@ pub enum Isa {
 }
 
 impl Isa {
-    const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Neon, Isa::NeonDot];
+    const ALL: [Isa; 6] = [Isa::Scalar, Isa::Avx2, Isa::Avx2Vnni, Isa::Avx512, Isa::Neon, Isa::NeonDot];
 
     /// Those that this machine runs, slowest first; never empty.
     pub fn available() -> Vec<Isa> {
@@ -47,11 +49,12 @@ impl Isa {
         })
     }
 
-    /// `scalar`, `avx2`, `avx512`, `neon`, `neon-dot`.
+    /// `scalar`, `avx2`, `avx2-vnni`, `avx512`, `neon`, `neon-dot`.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
+            Isa::Avx2Vnni => "avx2-vnni",
             Isa::Avx512 => "avx512",
             Isa::Neon => "neon",
             Isa::NeonDot => "neon-dot",
@@ -64,6 +67,11 @@ impl Isa {
             Isa::Scalar => true,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2Vnni => {
+                let of_avx512 = || is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512vnni");
+                Isa::Avx2.is_available() && (is_x86_feature_detected!("avxvnni") || of_avx512())
+            }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => {
                 Isa::Avx2.is_available()

@@ -107,6 +107,12 @@ impl Isa {
             // SAFETY: a `Cpu` takes an `Isa` only after `is_available` has seen its features.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { avx2::enter(kernel) },
+            // SAFETY: the feature was seen, the others as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2Vnni if is_x86_feature_detected!("avxvnni") => unsafe { avx2::enter_vnni(kernel) },
+            // SAFETY: as above: one of the two encodings is there.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2Vnni => unsafe { avx2::enter_vnni_of_avx512(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => unsafe { avx512::enter(kernel) },

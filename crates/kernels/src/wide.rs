@@ -19,7 +19,7 @@ impl Isa {
             // SAFETY: this machine has the features.
             Isa::Avx512 if self.is_available() => return unsafe { avx512(work) },
             // SAFETY: this machine has the features.
-            Isa::Avx2 if self.is_available() => return unsafe { avx2(work) },
+            Isa::Avx2 | Isa::Avx2Vnni if self.is_available() => return unsafe { avx2(work) },
             _ => {}
         }
         work.run()

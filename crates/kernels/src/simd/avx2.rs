@@ -1,19 +1,120 @@
-//! AVX2, FMA and F16C: sixteen lanes are two registers.
+//! AVX2, FMA and F16C, with and without VNNI: sixteen lanes are two registers.
 
 use super::{Kernel, Simd};
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
-#[derive(Clone, Copy)]
-pub(crate) struct Avx2;
+/// AVX2 whose integer products are those of `P`.
+pub(crate) struct Avx2<P>(PhantomData<P>);
 
-/// Runs `kernel` with the features enabled.
+// Written out: a derived `Clone` would ask for `P: Clone`.
+impl<P> Clone for Avx2<P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<P> Copy for Avx2<P> {}
+
+/// Runs `kernel` on plain AVX2.
 ///
 /// # Safety
-/// The machine must have them.
+/// The machine must have the features.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn enter(kernel: impl Kernel) {
-    kernel.run::<Avx2>();
+    kernel.run::<Avx2<Pairs>>();
 }
+
+/// Runs `kernel` on AVX2 with VNNI, as processors without AVX-512 have it.
+///
+/// # Safety
+/// The machine must have the features.
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+pub(super) unsafe fn enter_vnni(kernel: impl Kernel) {
+    kernel.run::<Avx2<AvxVnni>>();
+}
+
+/// Runs `kernel` on AVX2 with AVX-512's VNNI for its registers: the same instructions in another encoding.
+///
+/// # Safety
+/// The machine must have the features.
+#[target_feature(enable = "avx2,fma,f16c,avx512vl,avx512vnni")]
+pub(super) unsafe fn enter_vnni_of_avx512(kernel: impl Kernel) {
+    kernel.run::<Avx2<Avx512Vnni>>();
+}
+
+/// How a register of integers is multiplied.
+pub(crate) trait Products {
+    /// Adds to each lane the products of its four bytes of `u`, unsigned and at most 127, with those of `s`, at least −127.
+    ///
+    /// # Safety
+    /// The features of this kind must be enabled, here and below.
+    unsafe fn dot4(acc: __m256i, u: __m256i, s: __m256i) -> __m256i;
+    /// `dot4` for unsigned bytes up to 255.
+    ///
+    /// # Safety
+    /// As for `dot4`.
+    unsafe fn dot4_u8(acc: __m256i, u: __m256i, s: __m256i) -> __m256i;
+    /// Adds to each lane the products of its two signed halves.
+    ///
+    /// # Safety
+    /// As for `dot4`.
+    unsafe fn dot2(acc: __m256i, a: __m256i, b: __m256i) -> __m256i;
+}
+
+/// Products in 16 bits, added by pairs.
+pub(crate) struct Pairs;
+/// VNNI in VEX encoding.
+pub(crate) struct AvxVnni;
+/// VNNI in EVEX encoding.
+pub(crate) struct Avx512Vnni;
+
+impl Products for Pairs {
+    #[inline(always)]
+    unsafe fn dot4(acc: __m256i, u: __m256i, s: __m256i) -> __m256i {
+        // SAFETY: the caller's promise. 2 · 127 · 127 fits in the 16 bits that `maddubs` saturates at.
+        unsafe { Self::dot2(acc, _mm256_maddubs_epi16(u, s), _mm256_set1_epi16(1)) }
+    }
+    #[inline(always)]
+    unsafe fn dot4_u8(acc: __m256i, u: __m256i, s: __m256i) -> __m256i {
+        // SAFETY: the caller's promise. 2 · 128 · 127 fits as well: the top bit is multiplied apart.
+        unsafe {
+            let (top, one) = (_mm256_set1_epi8(-128), _mm256_set1_epi16(1));
+            let low = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_andnot_si256(top, u), s), one);
+            let high = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_and_si256(top, u), s), one);
+            _mm256_add_epi32(acc, _mm256_add_epi32(low, high))
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot2(acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)) }
+    }
+}
+
+/// VNNI in one of its encodings, by its instructions for bytes and for halves; neither saturates.
+macro_rules! vnni {
+    ($kind:ty, $bytes:ident, $halves:ident) => {
+        impl Products for $kind {
+            #[inline(always)]
+            unsafe fn dot4(acc: __m256i, u: __m256i, s: __m256i) -> __m256i {
+                // SAFETY: the caller's promise.
+                unsafe { $bytes(acc, u, s) }
+            }
+            #[inline(always)]
+            unsafe fn dot4_u8(acc: __m256i, u: __m256i, s: __m256i) -> __m256i {
+                // SAFETY: the caller's promise.
+                unsafe { $bytes(acc, u, s) }
+            }
+            #[inline(always)]
+            unsafe fn dot2(acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
+                // SAFETY: the caller's promise.
+                unsafe { $halves(acc, a, b) }
+            }
+        }
+    };
+}
+vnni!(AvxVnni, _mm256_dpbusd_avx_epi32, _mm256_dpwssd_avx_epi32);
+vnni!(Avx512Vnni, _mm256_dpbusd_epi32, _mm256_dpwssd_epi32);
 
 type F = [__m256; 2];
 type I = [__m256i; 2];
@@ -33,7 +134,7 @@ macro_rules! both {
     )*};
 }
 
-impl Simd for Avx2 {
+impl<P: Products> Simd for Avx2<P> {
     type F = F;
     type I = I;
     const WIDE: bool = false;
@@ -62,19 +163,9 @@ impl Simd for Avx2 {
         fn look_up(i: I; table: &[u8; 16]) -> I {
             _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), i)
         }
-        fn dot2(acc: I, a: I, b: I;) -> I { _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)) }
-        // 2 · 127 · 127 fits in the 16 bits that `maddubs` saturates at.
-        fn dot4(acc: I, u: I; s: i32) -> I {
-            let pairs = _mm256_maddubs_epi16(u, _mm256_set1_epi32(s));
-            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-        }
-        // So does 2 · 128 · 127: the top bit is multiplied apart.
-        fn dot4_u8(acc: I, u: I; s: i32) -> I {
-            let (top, one, s) = (_mm256_set1_epi8(-128), _mm256_set1_epi16(1), _mm256_set1_epi32(s));
-            let low = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_andnot_si256(top, u), s), one);
-            let high = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_and_si256(top, u), s), one);
-            _mm256_add_epi32(acc, _mm256_add_epi32(low, high))
-        }
+        fn dot2(acc: I, a: I, b: I;) -> I { P::dot2(acc, a, b) }
+        fn dot4(acc: I, u: I; s: i32) -> I { P::dot4(acc, u, _mm256_set1_epi32(s)) }
+        fn dot4_u8(acc: I, u: I; s: i32) -> I { P::dot4_u8(acc, u, _mm256_set1_epi32(s)) }
     }
 
     #[inline(always)]
