@@ -27,10 +27,10 @@ impl Drop for FloatEnv {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 use x86_64::{Control, STANDARD, read, write};
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 mod x86_64 {
     use std::arch::asm;
 
@@ -54,10 +54,10 @@ mod x86_64 {
     }
 }
 
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "aarch64", not(miri)))]
 use aarch64::{Control, STANDARD, read, write};
 
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "aarch64", not(miri)))]
 mod aarch64 {
     use std::arch::asm;
 
@@ -78,11 +78,11 @@ mod aarch64 {
     }
 }
 
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(any(miri, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
 use other::{Control, STANDARD, read, write};
 
-/// Rust presumes the standard environment; where we cannot look, neither can we mend it.
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+/// Rust presumes the standard environment; where we cannot look, neither can we mend it. Miri runs no assembly.
+#[cfg(any(miri, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
 mod other {
     pub(super) type Control = ();
     pub(super) const STANDARD: () = ();
@@ -91,7 +91,7 @@ mod other {
     pub(super) fn write((): ()) {}
 }
 
-#[cfg(all(test, any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(all(test, not(miri), any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod tests {
     use super::*;
 

@@ -147,6 +147,7 @@ mod tests {
 
     /// The platform's f64 functions are within a unit in their own last place.
     #[test]
+    #[cfg_attr(miri, ignore = "arithmetic alone, and too much of it")]
     fn exp_f32_is_within_its_bound_from_end_to_end() {
         let mut worst = 0f64;
         for i in 0..=2_000_000 {
@@ -173,6 +174,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "arithmetic alone, and too much of it")]
     fn exp_lanes_are_the_same_on_every_isa() {
         struct Exp<'a>(&'a mut [f32]);
         impl Kernel for Exp<'_> {
@@ -197,6 +199,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "arithmetic alone, and too much of it")]
     fn exp_ln_and_pow_are_within_their_bounds() {
         let (mut worst_exp, mut worst_ln, mut worst_pow) = (0f64, 0f64, 0f64);
         for i in 1..=400_000u32 {
@@ -217,6 +220,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "arithmetic alone, and too much of it")]
     fn sin_cos_is_within_its_bound() {
         let mut worst = 0f64;
         for i in 0..1_000_000u32 {
