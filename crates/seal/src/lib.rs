@@ -11,6 +11,8 @@ mod memory;
 pub mod place;
 pub mod recognize;
 pub mod signing;
+#[cfg(test)]
+mod wycheproof;
 
 pub use keys::{Identity, Recipient};
 pub use locked_folder::LockedFolder;

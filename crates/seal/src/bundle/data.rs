@@ -13,6 +13,7 @@ use crate::{
 use std::{
     ops::Range,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 /// The stream `data`, its length known from the manifest.
@@ -22,6 +23,8 @@ pub(super) struct Data {
     pub(super) cipher: Cipher,
     layout: Layout,
     recent: Recent,
+    /// Buffers for ciphertext, of readers that have ended: as many as there were at once. They are long, and wiped when they are freed.
+    spare: Mutex<Vec<Vec<u8>>>,
     /// Segments decrypted so far.
     #[cfg(test)]
     pub(super) opened: std::sync::atomic::AtomicU64,
@@ -65,6 +68,7 @@ impl Data {
                 cipher,
                 layout,
                 recent,
+                spare: Mutex::default(),
                 #[cfg(test)]
                 opened: Default::default(),
             }),
@@ -92,16 +96,25 @@ impl Data {
     }
 
     /// The plaintext from byte `at` on, as much as `out` holds, which must be there.
-    pub(super) fn read_plain(&self, mut at: u64, out: &mut [u8]) -> Result<(), BundleError> {
-        let (mut rest, mut sealed) = (out, Vec::new());
+    pub(super) fn read_plain(&self, at: u64, out: &mut [u8]) -> Result<(), BundleError> {
+        let spares = || self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sealed = spares().pop().unwrap_or_default();
+        self.read_plain_by(&mut sealed, at, out)?;
+        spares().push(sealed);
+        Ok(())
+    }
+
+    /// `read_plain` with a buffer for ciphertext.
+    fn read_plain_by(&self, sealed: &mut Vec<u8>, mut at: u64, out: &mut [u8]) -> Result<(), BundleError> {
+        let mut rest = out;
         while !rest.is_empty() {
             let (position, offset) = self.layout.locate(at);
             let (range, last) = self.layout.segment(position);
             let held = (range.end - range.start) as usize - OVERHEAD;
             let (part, left) = rest.split_at_mut(rest.len().min(held - offset));
             let open = |plain: &mut [u8]| {
-                self.read(range, &mut sealed)?;
-                self.decrypt(position, last, &sealed, plain)
+                self.read(range, sealed)?;
+                self.decrypt(position, last, sealed, plain)
             };
             if part.len() == held {
                 open(part)?;

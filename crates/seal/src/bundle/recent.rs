@@ -15,40 +15,49 @@ pub(super) struct Segment {
     pub(super) plain: Zeroizing<Vec<u8>>,
 }
 
-/// The segments last asked for, the newest at the end.
+/// The segments last asked for.
 pub(super) struct Recent {
-    kept: Mutex<Vec<Arc<Segment>>>,
+    segments: Mutex<Segments>,
     most: usize,
+}
+
+#[derive(Default)]
+struct Segments {
+    /// The newest at the end.
+    kept: Vec<Arc<Segment>>,
+    /// Those that had to go, for the next: as many as threads that decrypted at once. To clear one costs as much as to decrypt into it.
+    spare: Vec<Segment>,
 }
 
 impl Recent {
     /// For segments with `len` bytes of plaintext.
     pub(super) fn new(len: usize) -> Self {
-        Self { kept: Mutex::default(), most: (KEPT / len.max(1)).clamp(LEAST, KEPT / 4096) }
+        Self { segments: Mutex::default(), most: (KEPT / len.max(1)).clamp(LEAST, KEPT / 4096) }
     }
 
     /// The segment at `position`, by `decrypt` if it is not here. Two who ask for it at once may both decrypt it; nobody waits.
     pub(super) fn get<E>(&self, position: u64, decrypt: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<Arc<Segment>, E> {
-        let mut kept = self.lock();
+        let mut segments = self.lock();
+        let kept = &mut segments.kept;
         if let Some(at) = kept.iter().position(|segment| segment.position == position) {
             kept[at..].rotate_left(1);
             return Ok(kept[kept.len() - 1].clone());
         }
-        let oldest = if kept.len() >= self.most { Arc::into_inner(kept.remove(0)) } else { None };
-        drop(kept);
-        let mut segment = oldest.unwrap_or_default();
+        let mut segment = segments.spare.pop().unwrap_or_default();
+        drop(segments);
         decrypt(&mut segment.plain)?;
         segment.position = position;
         let segment = Arc::new(segment);
-        let mut kept = self.lock();
-        if kept.len() >= self.most {
-            kept.remove(0);
+        let mut segments = self.lock();
+        if segments.kept.len() >= self.most {
+            let oldest = Arc::into_inner(segments.kept.remove(0));
+            segments.spare.extend(oldest);
         }
-        kept.push(segment.clone());
+        segments.kept.push(segment.clone());
         Ok(segment)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Segment>>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Segments> {
+        self.segments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
