@@ -43,7 +43,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         instruction_sets: Isa::available().into_iter().map(Isa::name).collect(),
         instruction_set_used: Isa::detect().map_or_else(|e| e.to_string(), |isa| isa.name().to_owned()),
         cores: crate::model_input::threads(None),
-        memory_total_bytes: total_memory(),
+        memory_total_bytes: coffer_mount::total_memory(),
         memory_available_bytes: coffer_mount::available_memory(),
         fuse: allowed(coffer_mount::fuse_available()),
         // This process gets one, and ends soon.
@@ -84,11 +84,4 @@ fn secrets(machine: &Machine) {
 
 fn allowed<T, E: std::fmt::Display>(result: Result<T, E>) -> String {
     result.map_or_else(|refused| refused.to_string(), |_| "allowed".to_owned())
-}
-
-/// The machine's memory in bytes; `None` where there is no `/proc/meminfo`.
-fn total_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }

@@ -16,7 +16,7 @@ mod namespace;
 mod room;
 
 pub use namespace::Namespace;
-pub use room::available_memory;
+pub use room::{available_memory, total_memory};
 
 use coffer_seal::LockedFolder;
 use coffer_store::{FileSet, StoreError};

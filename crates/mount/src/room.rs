@@ -7,8 +7,7 @@ const GROUPS: &str = "/sys/fs/cgroup";
 /// Bytes that this process may still take, by the kernel's estimate and by the limits of the control groups (version 2) that it is
 /// in. `None` where the system does not tell.
 pub fn available_memory() -> Option<u64> {
-    let system = fs::read_to_string("/proc/meminfo").ok()?;
-    let system = field(&system, "MemAvailable:")?.checked_mul(1 << 10)?;
+    let system = machine("MemAvailable:")?;
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let group = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or("");
     Some(
@@ -19,6 +18,16 @@ pub fn available_memory() -> Option<u64> {
             .filter_map(left)
             .fold(system, u64::min),
     )
+}
+
+/// Bytes of memory that the machine has. `None` where the system does not tell.
+pub fn total_memory() -> Option<u64> {
+    machine("MemTotal:")
+}
+
+/// A line of `/proc/meminfo`, in bytes.
+fn machine(name: &str) -> Option<u64> {
+    field(&fs::read_to_string("/proc/meminfo").ok()?, name)?.checked_mul(1 << 10)
 }
 
 /// What a control group has left; pages of files that the kernel can drop count as left.
