@@ -1,7 +1,7 @@
 //! Weight matrices, repacked once while loading into panels of rows.
 //!
-//! A panel is 16 rows, lane = row, and holds their raw blocks transposed: for each block its 32-bit words in order, each
-//! as 16 lanes, then its 16-bit fields, each as 16 lanes. So a panel is as large as its rows are on disk, the packing
+//! A panel is 16 rows, lane = row, and holds their raw blocks transposed: each of a block's 32-bit words and 16-bit fields
+//! as 16 lanes, in the order in which kernels want them. So a panel is as large as its rows are on disk, the packing
 //! loses nothing, and it is the same on every instruction set. Panels come in pairs; missing rows are zero blocks.
 
 use crate::{large_pages, simd::LANES};
@@ -241,13 +241,18 @@ fn fields(dtype: DType) -> &'static [Field] {
         DType::Q4_1 => fields![4: 4 x 4 Same, 0: 2 x 2 Same],
         DType::Q5_0 => fields![6: 4 x 4 Same, 2: 1 x 4 HighBits, 0: 1 x 2 Same],
         DType::Q5_1 => fields![8: 4 x 4 Same, 4: 1 x 4 HighBits, 0: 2 x 2 Same],
-        DType::Q4_K => fields![16: 32 x 4 Same, 4: 3 x 4 Same, 0: 2 x 2 Same],
-        DType::Q5_K => fields![48: 32 x 4 Same, 16: 8 x 4 Same, 4: 3 x 4 Same, 0: 2 x 2 Same],
+        DType::Q4_K => fields![0: 2 x 2 Same, 4: 3 x 4 Same, 16: 32 x 4 Same],
+        DType::Q5_K => fields![0: 2 x 2 Same, 4: 3 x 4 Same, 16: 8 x 4 Same, 48: 32 x 4 Same],
         DType::IQ4_NL => fields![2: 4 x 4 Same, 0: 1 x 2 Same],
-        DType::Q6_K => fields![0: 32 x 4 Same, 128: 16 x 4 Same, 192: 4 x 4 Same, 208: 1 x 2 Same],
-        DType::Q3_K => fields![32: 16 x 4 Same, 0: 8 x 4 Same, 96: 3 x 4 Same, 108: 1 x 2 Same],
-        DType::Q2_K => fields![16: 16 x 4 Same, 0: 4 x 4 Same, 80: 2 x 2 Same],
-        DType::IQ4_XS => fields![8: 32 x 4 Same, 4: 1 x 4 Same, 0: 2 x 2 Same],
+        // Each half of the columns by itself.
+        DType::Q6_K => fields![
+            208: 1 x 2 Same,
+            192: 2 x 4 Same, 128: 8 x 4 Same, 0: 16 x 4 Same,
+            200: 2 x 4 Same, 160: 8 x 4 Same, 64: 16 x 4 Same
+        ],
+        DType::Q3_K => fields![108: 1 x 2 Same, 96: 3 x 4 Same, 0: 8 x 4 Same, 32: 16 x 4 Same],
+        DType::Q2_K => fields![80: 2 x 2 Same, 0: 4 x 4 Same, 16: 16 x 4 Same],
+        DType::IQ4_XS => fields![0: 2 x 2 Same, 4: 1 x 4 Same, 8: 32 x 4 Same],
         _ => &[],
     }
 }

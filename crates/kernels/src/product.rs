@@ -1,6 +1,6 @@
 //! Matrix products: how they are cut into tiles, and which kernel computes a tile.
 //!
-//! A tile is two panels times a few tokens. Each sum belongs to one row and one token and runs over the columns in order,
+//! A tile is a few panels times a few tokens. Each sum belongs to one row and one token and runs over the columns in order,
 //! so no tile's shape shows in the result.
 
 mod blocks;
@@ -15,8 +15,12 @@ use crate::simd::{Kernel, LANES, Simd};
 use crate::{Isa, Matrix};
 use coffer_checkpoint::DType;
 
-/// Panels of a tile.
+/// Panels of a tile with several tokens, which keep the registers busy.
 const PANELS: usize = 2;
+/// Panels of a tile with one token, which waits for memory: the more runs are read at a time, the more lines are on their way.
+const PANELS_OF_ONE: usize = 4;
+/// Bytes ahead of a kernel that are asked for.
+const AHEAD: usize = 2304;
 /// Tokens whose activations are kept in cache while panels pass by.
 const TOKENS_IN_CACHE: usize = 160;
 /// Bytes of panels that a thread takes at a time.
@@ -91,11 +95,11 @@ fn coding(dtype: DType) -> Option<Coding> {
 /// An even number, so that there are several parts for each thread unless they would be tiny.
 fn panels_of_a_part(w: &Matrix, threads: usize, tokens: usize) -> usize {
     if threads == 1 || w.rows() * w.cols() * tokens < SMALL {
-        return w.panel_count().max(PANELS);
+        return w.panel_count().max(1);
     }
     let fair = w.panel_count() / (4 * threads);
     let cached = PART_BYTES / w.panel_bytes().max(1);
-    fair.min(cached).next_multiple_of(PANELS).max(PANELS)
+    fair.min(cached).next_multiple_of(PANELS_OF_ONE).max(PANELS_OF_ONE)
 }
 
 #[derive(Clone, Copy)]
@@ -140,19 +144,32 @@ impl Kernel for Part<'_> {
     }
 }
 
-/// A weight format: how a tile of two panels and `T` tokens is computed.
+/// A weight format: how a tile of `P` panels, which follow one another, and `T` tokens is computed.
 trait Format {
     /// What a token's activations are to the kernel.
     type Token: Copy;
-    /// The sums of `T` tokens with the rows of two panels.
+    /// The sums of the tokens with the rows of the panels.
     ///
     /// # Safety
     /// Each panel must hold `cols` columns of this format and each token as many activations.
-    unsafe fn tile<S: Simd, const T: usize>(
-        panels: [*const u8; PANELS],
+    unsafe fn tile<S: Simd, const P: usize, const T: usize>(
+        panels: [*const u8; P],
         cols: usize,
         tokens: [Self::Token; T],
-    ) -> [[S::F; T]; PANELS];
+    ) -> [[S::F; T]; P];
+}
+
+/// What a tile of `T` tokens asks for while it reads `at` bytes after the beginnings of its panels, of `size` bytes each: what
+/// it reads [`AHEAD`] bytes later. A lone token goes on past the ends, in the panels that the next tile has in their places;
+/// with more tokens there is less to wait for, and no register to spare.
+#[inline(always)]
+fn ahead<const P: usize, const T: usize>(mut panels: [*const u8; P], at: usize, size: usize) -> [*const u8; P] {
+    let at = at + AHEAD;
+    let at = if T > 1 || at < size { at } else { at + (P - 1) * size };
+    for p in 0..P {
+        panels[p] = panels[p].wrapping_add(at);
+    }
+    panels
 }
 
 impl Part<'_> {
@@ -172,39 +189,46 @@ impl Part<'_> {
 
     #[inline(always)]
     fn tiles<S: Simd, W: Format>(self, token: impl Fn(usize) -> W::Token) {
+        let mut first = self.first;
+        while S::WIDE && self.tokens == 1 && first + PANELS_OF_ONE <= self.end {
+            self.tile::<S, W, PANELS_OF_ONE, 1>(first, 0, &token);
+            first += PANELS_OF_ONE;
+        }
         for start in (0..self.tokens).step_by(TOKENS_IN_CACHE) {
             let end = (start + TOKENS_IN_CACHE).min(self.tokens);
-            for pair in (self.first..self.end).step_by(PANELS) {
+            for first in (first..self.end).step_by(PANELS) {
                 let mut t = start;
-                while S::WIDE && t + 5 <= end {
-                    self.tile::<S, W, 5>(pair, t, &token);
-                    t += 5;
-                }
-                while t + 2 <= end {
-                    self.tile::<S, W, 2>(pair, t, &token);
-                    t += 2;
-                }
-                if t < end {
-                    self.tile::<S, W, 1>(pair, t, &token);
+                while t < end {
+                    t += match end - t {
+                        1 => self.tile::<S, W, PANELS, 1>(first, t, &token),
+                        4 | 6 | 8 if S::WIDE => self.tile::<S, W, PANELS, 4>(first, t, &token),
+                        5.. if S::WIDE => self.tile::<S, W, PANELS, 5>(first, t, &token),
+                        _ => self.tile::<S, W, PANELS, 2>(first, t, &token),
+                    };
                 }
             }
         }
     }
 
-    /// Computes the tile of panels `pair` and `pair + 1` and tokens `t..t + T`.
+    /// Computes the tile of panels `first..first + P` and tokens `t..t + T`; returns `T`.
     #[inline(always)]
-    fn tile<S: Simd, W: Format, const T: usize>(self, pair: usize, t: usize, token: &impl Fn(usize) -> W::Token) {
+    fn tile<S: Simd, W: Format, const P: usize, const T: usize>(
+        self,
+        first: usize,
+        t: usize,
+        token: &impl Fn(usize) -> W::Token,
+    ) -> usize {
         let (rows, size) = (self.w.rows(), self.w.panel_bytes());
-        let panels = &self.w.panels()[pair * size..][..PANELS * size];
+        let panels = &self.w.panels()[first * size..][..P * size];
         let panels = std::array::from_fn(|p| panels[p * size..].as_ptr());
         let mut tokens = [token(t); T];
         for i in 1..T {
             tokens[i] = token(t + i);
         }
         // SAFETY: the panels and the tokens are those of a matrix of `cols` columns, which `matmul` has checked.
-        let sums = unsafe { W::tile::<S, T>(panels, self.w.cols(), tokens) };
-        for p in 0..PANELS {
-            let row = (pair + p) * LANES;
+        let sums = unsafe { W::tile::<S, P, T>(panels, self.w.cols(), tokens) };
+        for p in 0..P {
+            let row = (first + p) * LANES;
             let filled = rows.saturating_sub(row).min(LANES);
             for i in 0..T {
                 // SAFETY: no other part has these rows.
@@ -212,5 +236,6 @@ impl Part<'_> {
                 write::<S>(y, 0, sums[p][i]);
             }
         }
+        T
     }
 }

@@ -1,7 +1,7 @@
 //! Formats with blocks of 32 columns and activations in blocks of 32: for each block an exact integer product, then
 //! `sum += (integer · d [+ m · Σ codes]) · activation scale`.
 
-use super::{Format, PANELS};
+use super::{Format, ahead};
 use crate::activations::Token;
 use crate::simd::{LANES, Simd};
 
@@ -104,9 +104,6 @@ pub(super) static IQ4_VALUES: [u8; 16] = {
     table
 };
 
-/// Bytes ahead of the kernel that are asked for.
-const AHEAD: usize = 2304;
-
 /// A [`Block`] as a [`Format`].
 pub(super) struct Blocks<B>(std::marker::PhantomData<B>);
 
@@ -114,15 +111,20 @@ impl<B: Block> Format for Blocks<B> {
     type Token = Token;
 
     #[inline(always)]
-    unsafe fn tile<S: Simd, const T: usize>(panels: [*const u8; PANELS], cols: usize, tokens: [Token; T]) -> [[S::F; T]; PANELS] {
+    unsafe fn tile<S: Simd, const P: usize, const T: usize>(
+        panels: [*const u8; P],
+        cols: usize,
+        tokens: [Token; T],
+    ) -> [[S::F; T]; P] {
         let bytes = B::WORDS * 64 + if B::MIN { 64 } else { 32 };
-        let mut sums = [[S::splat(0.0); T]; PANELS];
+        let mut sums = [[S::splat(0.0); T]; P];
+        let mut at = panels;
         for b in 0..cols / 32 {
-            let at = [panels[0].wrapping_add(b * bytes), panels[1].wrapping_add(b * bytes)];
+            let next = ahead::<P, T>(panels, b * bytes, cols / 32 * bytes);
             // SAFETY: block b is in the panels and in the tokens.
             unsafe {
-                let dots = integers::<S, B, T>(at, b, &tokens);
-                for p in 0..PANELS {
+                let dots = integers::<S, B, P, T>(at, next, b, &tokens);
+                for p in 0..P {
                     let scales = at[p].add(B::WORDS * 64);
                     let d = S::load_f16(scales);
                     for t in 0..T {
@@ -133,6 +135,7 @@ impl<B: Block> Format for Blocks<B> {
                         }
                         sums[p][t] = S::fma(x, S::splat(*tokens[t].scales.add(b)), sums[p][t]);
                     }
+                    at[p] = at[p].wrapping_add(bytes);
                 }
             }
         }
@@ -141,19 +144,21 @@ impl<B: Block> Format for Blocks<B> {
 }
 
 /// The integer products of block `b`: codes minus their zero point, which the token's sum already holds, times activations.
+/// Asks for `next`.
 ///
 /// # Safety
 /// As [`Format::tile`]; `at` points to block `b` of each panel.
 #[inline(always)]
-unsafe fn integers<S: Simd, B: Block, const T: usize>(
-    at: [*const u8; PANELS],
+unsafe fn integers<S: Simd, B: Block, const P: usize, const T: usize>(
+    at: [*const u8; P],
+    next: [*const u8; P],
     b: usize,
     tokens: &[Token; T],
-) -> [[S::I; T]; PANELS] {
-    let mut dots = [[S::splat_i(0); T]; PANELS];
+) -> [[S::I; T]; P] {
+    let mut dots = [[S::splat_i(0); T]; P];
     for v in 0..4 {
-        for p in 0..PANELS {
-            S::prefetch(at[p].wrapping_add(AHEAD + 64 * v));
+        for p in 0..P {
+            S::prefetch(next[p].wrapping_add(64 * v));
             // SAFETY: the caller's promise; a block has 32 codes.
             unsafe {
                 let [low, high] = B::codes::<S>(at[p], v);

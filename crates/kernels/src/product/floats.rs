@@ -1,6 +1,6 @@
 //! Float weights: each row's sum takes its columns in order, one multiplication and one addition each.
 
-use super::{Format, PANELS};
+use super::Format;
 use crate::simd::{LANES, Simd};
 
 /// How a float type is stored and widened.
@@ -38,14 +38,14 @@ impl<W: Weight> Format for Floats<W> {
     type Token = *const f32;
 
     #[inline(always)]
-    unsafe fn tile<S: Simd, const T: usize>(
-        panels: [*const u8; PANELS],
+    unsafe fn tile<S: Simd, const P: usize, const T: usize>(
+        panels: [*const u8; P],
         cols: usize,
         tokens: [*const f32; T],
-    ) -> [[S::F; T]; PANELS] {
-        let mut sums = [[S::splat(0.0); T]; PANELS];
+    ) -> [[S::F; T]; P] {
+        let mut sums = [[S::splat(0.0); T]; P];
         for col in 0..cols {
-            for p in 0..PANELS {
+            for p in 0..P {
                 let at = panels[p].wrapping_add(col * W::BYTES * LANES);
                 // SAFETY: within the panel.
                 let w = unsafe { W::load::<S>(at) };

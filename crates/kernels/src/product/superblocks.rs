@@ -2,17 +2,19 @@
 //! its product is one exact integer for each, then `sum += (integer · d [− minima · dmin]) · activation scale`.
 
 use super::blocks::{IQ4_VALUES, fifth};
-use super::{Format, PANELS};
+use super::{Format, ahead};
 use crate::activations::Token;
 use crate::simd::{LANES, Simd};
+use std::sync::atomic::{Ordering::SeqCst, compiler_fence};
 
-/// How a block's codes and scales are stored, in words as in [`super::blocks`].
+/// How a block's codes and scales are stored, in words as in [`super::blocks`]: in the order in which they are wanted, so that memory is read
+/// forwards.
 pub(super) trait Superblock {
-    /// Words before `d`.
+    /// Words, after the fields of 16 bits.
     const WORDS: usize;
     /// Columns that share a scale.
     const COLS: usize;
-    /// Fields of 16 bits: `d`, and what follows it.
+    /// Fields of 16 bits, which come first: `d`, and another.
     const HALVES: usize;
     /// `Some(unit)` if there are minima and the second field of 16 bits is `dmin`: [`low`](Self::low) is the exact sum in these units.
     const MIN: Option<f32>;
@@ -26,8 +28,8 @@ pub(super) trait Superblock {
     /// The scale of sub-block `N` of the eight that begin with sub-block 8 · `eight`.
     ///
     /// # Safety
-    /// `block` must point to a readable panel block, here and below.
-    unsafe fn scale<S: Simd, const N: usize>(block: *const u8, eight: usize) -> S::I;
+    /// `words` must point to the words of a readable panel block, here and below.
+    unsafe fn scale<S: Simd, const N: usize>(words: *const u8, eight: usize) -> S::I;
     /// The sum of minima times sums of the codes of `token`'s block `b`.
     ///
     /// # Safety
@@ -41,7 +43,7 @@ pub(super) trait Superblock {
     ///
     /// # Safety
     /// As `scale`.
-    unsafe fn codes<S: Simd, const N: usize>(block: *const u8, eight: usize, v: usize) -> S::I;
+    unsafe fn codes<S: Simd, const N: usize>(words: *const u8, eight: usize, v: usize) -> S::I;
 }
 
 /// Q4_K.
@@ -57,19 +59,27 @@ pub(super) struct Q2;
 /// IQ4_XS.
 pub(super) struct Iq4;
 
-/// Scales of six bits: four in one word, four in two. `p` points to three words of packed scales and minima.
+/// # Safety
+/// There must be that many words.
+#[inline(always)]
+unsafe fn word<S: Simd>(words: *const u8, i: usize) -> S::I {
+    // SAFETY: the caller's promise.
+    unsafe { S::load_i(words.add(64 * i)) }
+}
+
+/// Scales of six bits: four in one word, four in two; the first three words are packed scales and minima.
 ///
 /// # Safety
 /// The words must be readable.
 #[inline(always)]
-unsafe fn six_bits<S: Simd>(p: *const u8, w: usize) -> S::I {
+unsafe fn six_bits<S: Simd>(words: *const u8, w: usize) -> S::I {
     // SAFETY: the caller's promise.
-    let first = unsafe { S::load_i(p) };
+    let first = unsafe { word::<S>(words, 0) };
     if w == 0 {
         return S::and(first, S::splat_i(0x3f3f_3f3f));
     }
     // SAFETY: as above.
-    let low = S::and(unsafe { S::load_i(p.add(128)) }, S::splat_i(0x0f0f_0f0f));
+    let low = S::and(unsafe { word::<S>(words, 2) }, S::splat_i(0x0f0f_0f0f));
     S::or(low, S::and(S::shr(first, 2), S::splat_i(0x3030_3030)))
 }
 
@@ -78,9 +88,9 @@ unsafe fn six_bits<S: Simd>(p: *const u8, w: usize) -> S::I {
 /// # Safety
 /// As there.
 #[inline(always)]
-unsafe fn six_bit_scale<S: Simd, const N: usize>(p: *const u8) -> S::I {
+unsafe fn six_bit_scale<S: Simd, const N: usize>(words: *const u8) -> S::I {
     // SAFETY: the caller's promise.
-    byte::<S>(unsafe { six_bits::<S>(p, N / 4) }, N % 4)
+    byte::<S>(unsafe { six_bits::<S>(words, N / 4) }, N % 4)
 }
 
 /// Byte `i` of each lane.
@@ -94,9 +104,9 @@ fn byte<S: Simd>(x: S::I, i: usize) -> S::I {
 /// # Safety
 /// As there; the token must have the block.
 #[inline(always)]
-unsafe fn six_bit_low<S: Simd>(p: *const u8, token: &Token, b: usize) -> S::I {
+unsafe fn six_bit_low<S: Simd>(words: *const u8, token: &Token, b: usize) -> S::I {
     // SAFETY: the caller's promise.
-    let minima = unsafe { six_bit_minima::<S>(p) };
+    let minima = unsafe { six_bit_minima::<S>(words) };
     let mut low = S::splat_i(0);
     for (i, &minima) in minima.iter().enumerate() {
         // SAFETY: a block has four pairs.
@@ -110,13 +120,24 @@ unsafe fn six_bit_low<S: Simd>(p: *const u8, token: &Token, b: usize) -> S::I {
 /// # Safety
 /// As [`six_bits`].
 #[inline(always)]
-unsafe fn six_bit_minima<S: Simd>(p: *const u8) -> [S::I; 4] {
+unsafe fn six_bit_minima<S: Simd>(words: *const u8) -> [S::I; 4] {
     let even = S::splat_i(0x00ff_00ff);
     // SAFETY: the caller's promise.
-    let (b, c) = unsafe { (S::load_i(p.add(64)), S::load_i(p.add(128))) };
+    let (b, c) = unsafe { (word::<S>(words, 1), word::<S>(words, 2)) };
     let low = S::and(b, S::splat_i(0x3f3f_3f3f));
     let high = S::or(S::and(S::shr(c, 4), S::splat_i(0x0f0f_0f0f)), S::and(S::shr(b, 2), S::splat_i(0x3030_3030)));
     [S::and(low, even), S::and(S::shr(low, 8), even), S::and(high, even), S::and(S::shr(high, 8), even)]
+}
+
+/// Of 32 words: those of two sub-blocks share eight.
+///
+/// # Safety
+/// The words must be readable.
+#[inline(always)]
+unsafe fn nibbles<S: Simd, const N: usize>(words: *const u8, v: usize) -> S::I {
+    // SAFETY: N < 8, v < 8.
+    let word = unsafe { word::<S>(words, N / 2 * 8 + v) };
+    S::and(S::shr(word, 4 * (N as u32 % 2)), S::splat_i(0x0f0f_0f0f))
 }
 
 impl Superblock for Q4 {
@@ -126,20 +147,19 @@ impl Superblock for Q4 {
     const MIN: Option<f32> = Some(1.0);
 
     #[inline(always)]
-    unsafe fn scale<S: Simd, const N: usize>(block: *const u8, _: usize) -> S::I {
+    unsafe fn scale<S: Simd, const N: usize>(words: *const u8, _: usize) -> S::I {
         // SAFETY: the caller's promise.
-        unsafe { six_bit_scale::<S, N>(block.add(64 * 32)) }
+        unsafe { six_bit_scale::<S, N>(words) }
     }
     #[inline(always)]
-    unsafe fn low<S: Simd>(block: *const u8, token: &Token, b: usize) -> S::I {
+    unsafe fn low<S: Simd>(words: *const u8, token: &Token, b: usize) -> S::I {
         // SAFETY: the caller's promise.
-        unsafe { six_bit_low::<S>(block.add(64 * 32), token, b) }
+        unsafe { six_bit_low::<S>(words, token, b) }
     }
     #[inline(always)]
-    unsafe fn codes<S: Simd, const N: usize>(block: *const u8, _: usize, v: usize) -> S::I {
-        // SAFETY: N < 8, v < 8.
-        let word = unsafe { S::load_i(block.add(64 * (N / 2 * 8 + v))) };
-        S::and(S::shr(word, 4 * (N as u32 % 2)), S::splat_i(0x0f0f_0f0f))
+    unsafe fn codes<S: Simd, const N: usize>(words: *const u8, _: usize, v: usize) -> S::I {
+        // SAFETY: the caller's promise; three words of scales come first.
+        unsafe { nibbles::<S, N>(words.add(64 * 3), v) }
     }
 }
 
@@ -150,19 +170,19 @@ impl Superblock for Q5 {
     const MIN: Option<f32> = Some(1.0);
 
     #[inline(always)]
-    unsafe fn scale<S: Simd, const N: usize>(block: *const u8, _: usize) -> S::I {
+    unsafe fn scale<S: Simd, const N: usize>(words: *const u8, _: usize) -> S::I {
         // SAFETY: the caller's promise.
-        unsafe { six_bit_scale::<S, N>(block.add(64 * 40)) }
+        unsafe { six_bit_scale::<S, N>(words) }
     }
     #[inline(always)]
-    unsafe fn low<S: Simd>(block: *const u8, token: &Token, b: usize) -> S::I {
+    unsafe fn low<S: Simd>(words: *const u8, token: &Token, b: usize) -> S::I {
         // SAFETY: the caller's promise.
-        unsafe { six_bit_low::<S>(block.add(64 * 40), token, b) }
+        unsafe { six_bit_low::<S>(words, token, b) }
     }
     #[inline(always)]
-    unsafe fn codes<S: Simd, const N: usize>(block: *const u8, eight: usize, v: usize) -> S::I {
-        // SAFETY: N < 8, v < 8; eight words of high bits follow the 32 of low ones.
-        let (low, bits) = unsafe { (Q4::codes::<S, N>(block, eight, v), S::load_i(block.add(64 * (32 + v)))) };
+    unsafe fn codes<S: Simd, const N: usize>(words: *const u8, _: usize, v: usize) -> S::I {
+        // SAFETY: v < 8; three words of scales and eight of high bits come first.
+        let (low, bits) = unsafe { (nibbles::<S, N>(words.add(64 * 11), v), word::<S>(words, 3 + v)) };
         S::or(low, fifth::<S>(bits, N as u32))
     }
 }
@@ -174,32 +194,30 @@ impl Superblock for Q6 {
     const MIN: Option<f32> = None;
 
     #[inline(always)]
-    unsafe fn scale<S: Simd, const N: usize>(block: *const u8, half: usize) -> S::I {
-        // SAFETY: the caller's promise; 32 + 16 words of codes come first.
-        let scales = unsafe { S::load_i(block.add(64 * (48 + 2 * half + N / 4))) };
+    unsafe fn scale<S: Simd, const N: usize>(words: *const u8, half: usize) -> S::I {
+        // SAFETY: the caller's promise; each half has two words of scales, eight of high bits and sixteen of low ones.
+        let scales = unsafe { word::<S>(words, 26 * half + N / 4) };
         S::sar(S::shl(scales, 24 - 8 * (N as u32 % 4)), 24)
     }
     #[inline(always)]
-    unsafe fn codes<S: Simd, const N: usize>(block: *const u8, half: usize, v: usize) -> S::I {
+    unsafe fn codes<S: Simd, const N: usize>(words: *const u8, half: usize, v: usize) -> S::I {
         // Of each half, 128 columns: four groups of 32, of two sub-blocks each.
         let (group, v) = (N / 2, N % 2 * 4 + v);
         // SAFETY: half < 2, group < 4, v < 8.
-        let (low, bits) = unsafe {
-            (S::load_i(block.add(64 * (half * 16 + group % 2 * 8 + v))), S::load_i(block.add(64 * (32 + half * 8 + v))))
-        };
+        let (low, bits) = unsafe { (word::<S>(words, 26 * half + 10 + group % 2 * 8 + v), word::<S>(words, 26 * half + 2 + v)) };
         let low = S::and(S::shr(low, 4 * (group as u32 / 2)), S::splat_i(0x0f0f_0f0f));
         S::or(low, S::shl(S::and(S::shr(bits, 2 * group as u32), S::splat_i(0x0303_0303)), 4))
     }
 }
 
-/// Bit pairs of sub-block `N` of half `half`, in the 16 words at `p`: four groups of 32 columns in each half.
+/// Bit pairs of sub-block `N` of half `half`, in 16 words: four groups of 32 columns in each half.
 ///
 /// # Safety
 /// The words must be readable.
 #[inline(always)]
-unsafe fn bit_pairs<S: Simd, const N: usize>(p: *const u8, half: usize, v: usize) -> S::I {
+unsafe fn bit_pairs<S: Simd, const N: usize>(words: *const u8, half: usize, v: usize) -> S::I {
     // SAFETY: half < 2, v < 4.
-    let word = unsafe { S::load_i(p.add(64 * (half * 8 + N % 2 * 4 + v))) };
+    let word = unsafe { word::<S>(words, half * 8 + N % 2 * 4 + v) };
     S::and(S::shr(word, 2 * (N as u32 / 2)), S::splat_i(0x0303_0303))
 }
 
@@ -214,17 +232,17 @@ impl Superblock for Q3 {
         sum >> 3 // their zero is 4
     }
     #[inline(always)]
-    unsafe fn scale<S: Simd, const N: usize>(block: *const u8, half: usize) -> S::I {
-        // SAFETY: the caller's promise; 16 + 8 words of codes come first, then two of nibbles and one of their upper bits.
-        let (low, high) = unsafe { (S::load_i(block.add(64 * (24 + N / 4))), S::load_i(block.add(64 * 26))) };
+    unsafe fn scale<S: Simd, const N: usize>(words: *const u8, half: usize) -> S::I {
+        // SAFETY: the caller's promise; two words of nibbles and one of their upper bits come first.
+        let (low, high) = unsafe { (word::<S>(words, N / 4), word::<S>(words, 2)) };
         let low = S::and(byte::<S>(S::shr(low, 4 * half as u32), N % 4), S::splat_i(15));
         let high = S::and(byte::<S>(S::shr(high, 2 * (2 * half + N / 4) as u32), N % 4), S::splat_i(3));
         S::add_i(S::or(low, S::shl(high, 4)), S::splat_i(-32))
     }
     #[inline(always)]
-    unsafe fn codes<S: Simd, const N: usize>(block: *const u8, half: usize, v: usize) -> S::I {
-        // SAFETY: the caller's promise; eight words of third bits follow the 16 of bit pairs.
-        let (low, bits) = unsafe { (bit_pairs::<S, N>(block, half, v), S::load_i(block.add(64 * (16 + N % 2 * 4 + v)))) };
+    unsafe fn codes<S: Simd, const N: usize>(words: *const u8, half: usize, v: usize) -> S::I {
+        // SAFETY: the caller's promise; after those of scales there are eight words of third bits and 16 of bit pairs.
+        let (low, bits) = unsafe { (bit_pairs::<S, N>(words.add(64 * 11), half, v), word::<S>(words, 3 + N % 2 * 4 + v)) };
         let high = S::and(S::shr(bits, (4 * half + N / 2) as u32), S::splat_i(0x0101_0101));
         S::or(low, S::shl(high, 2))
     }
@@ -238,25 +256,25 @@ impl Superblock for Q2 {
     const MIN: Option<f32> = Some(-1.0 / 32.0);
 
     #[inline(always)]
-    unsafe fn scale<S: Simd, const N: usize>(block: *const u8, half: usize) -> S::I {
-        // SAFETY: the caller's promise; 16 words of codes come first.
-        let word = unsafe { S::load_i(block.add(64 * (16 + 2 * half + N / 4))) };
+    unsafe fn scale<S: Simd, const N: usize>(words: *const u8, half: usize) -> S::I {
+        // SAFETY: the caller's promise; four words of scales and minima come first.
+        let word = unsafe { word::<S>(words, 2 * half + N / 4) };
         S::and(byte::<S>(word, N % 4), S::splat_i(15))
     }
     #[inline(always)]
-    unsafe fn low<S: Simd>(block: *const u8, token: &Token, b: usize) -> S::I {
+    unsafe fn low<S: Simd>(words: *const u8, token: &Token, b: usize) -> S::I {
         let mut low = S::splat_i(0);
         for s in 0..16 {
             // SAFETY: the caller's promise; a block has sixteen sums.
-            let (word, sum) = unsafe { (S::load_i(block.add(64 * (16 + s / 4))), *token.sums.add(16 * b + s)) };
+            let (word, sum) = unsafe { (word::<S>(words, s / 4), *token.sums.add(16 * b + s)) };
             low = S::add_i(low, S::mul_i(S::shr(byte::<S>(word, s % 4), 4), S::splat_i(sum)));
         }
         low
     }
     #[inline(always)]
-    unsafe fn codes<S: Simd, const N: usize>(block: *const u8, half: usize, v: usize) -> S::I {
+    unsafe fn codes<S: Simd, const N: usize>(words: *const u8, half: usize, v: usize) -> S::I {
         // SAFETY: the caller's promise.
-        unsafe { bit_pairs::<S, N>(block, half, v) }
+        unsafe { bit_pairs::<S, N>(words.add(64 * 4), half, v) }
     }
 }
 
@@ -272,17 +290,17 @@ impl Superblock for Iq4 {
         sum << 2 // their zero is 128
     }
     #[inline(always)]
-    unsafe fn scale<S: Simd, const N: usize>(block: *const u8, _: usize) -> S::I {
-        // SAFETY: the caller's promise; a word of nibbles follows the 32 of codes, and their upper bits follow `d`.
-        let (low, high) = unsafe { (S::load_i(block.add(64 * 32)), S::bits(S::load_bf16(block.add(64 * 33 + 2 * LANES)))) };
+    unsafe fn scale<S: Simd, const N: usize>(words: *const u8, _: usize) -> S::I {
+        // SAFETY: the caller's promise; a word of nibbles comes first, and their upper bits just before it.
+        let (low, high) = unsafe { (word::<S>(words, 0), S::bits(S::load_bf16(words.sub(2 * LANES)))) };
         let low = S::and(S::shr(low, 4 * N as u32), S::splat_i(15));
         let high = S::and(S::shr(high, 16 + 2 * N as u32), S::splat_i(3));
         S::add_i(S::or(low, S::shl(high, 4)), S::splat_i(-32))
     }
     #[inline(always)]
-    unsafe fn codes<S: Simd, const N: usize>(block: *const u8, _: usize, v: usize) -> S::I {
+    unsafe fn codes<S: Simd, const N: usize>(words: *const u8, _: usize, v: usize) -> S::I {
         // SAFETY: N < 8, v < 8.
-        let word = unsafe { S::load_i(block.add(64 * (4 * N + v % 4))) };
+        let word = unsafe { word::<S>(words, 1 + 4 * N + v % 4) };
         S::look_up(S::and(S::shr(word, 4 * (v as u32 / 4)), S::splat_i(0x0f0f_0f0f)), &IQ4_VALUES)
     }
 }
@@ -294,24 +312,30 @@ impl<B: Superblock> Format for Super<B> {
     type Token = Token;
 
     #[inline(always)]
-    unsafe fn tile<S: Simd, const T: usize>(panels: [*const u8; PANELS], cols: usize, tokens: [Token; T]) -> [[S::F; T]; PANELS] {
+    unsafe fn tile<S: Simd, const P: usize, const T: usize>(
+        panels: [*const u8; P],
+        cols: usize,
+        tokens: [Token; T],
+    ) -> [[S::F; T]; P] {
         let bytes = bytes::<B>();
-        let mut sums = [[S::splat(0.0); T]; PANELS];
+        let mut sums = [[S::splat(0.0); T]; P];
+        let mut at = panels;
         for b in 0..cols / 256 {
-            let at = [panels[0].wrapping_add(b * bytes), panels[1].wrapping_add(b * bytes)];
+            let next = ahead::<P, T>(panels, b * bytes, cols / 256 * bytes);
             // SAFETY: block b is in the panels and in the tokens.
             unsafe {
-                let dots = integers::<S, B, T>(at, b, &tokens);
-                for p in 0..PANELS {
-                    let d = S::load_f16(at[p].add(B::WORDS * 64));
+                let dots = integers::<S, B, P, T>(at, next, b, &tokens);
+                for p in 0..P {
+                    let d = S::load_f16(at[p]);
                     for t in 0..T {
                         let mut x = S::mul(S::to_f(dots[p][t]), d);
                         if let Some(unit) = B::MIN {
-                            let dmin = S::load_f16(at[p].add(B::WORDS * 64 + 2 * LANES));
-                            x = S::fma(S::to_f(B::low::<S>(at[p], &tokens[t], b)), S::mul(dmin, S::splat(-unit)), x);
+                            let dmin = S::load_f16(at[p].add(2 * LANES));
+                            x = S::fma(S::to_f(B::low::<S>(words::<B>(at[p]), &tokens[t], b)), S::mul(dmin, S::splat(-unit)), x);
                         }
                         sums[p][t] = S::fma(x, S::splat(*tokens[t].scales.add(b)), sums[p][t]);
                     }
+                    at[p] = at[p].wrapping_add(bytes);
                 }
             }
         }
@@ -321,7 +345,13 @@ impl<B: Superblock> Format for Super<B> {
 
 /// Bytes of a panel block.
 const fn bytes<B: Superblock>() -> usize {
-    B::WORDS * 64 + B::HALVES * 2 * LANES
+    B::HALVES * 2 * LANES + B::WORDS * 64
+}
+
+/// Where the words of a panel block begin.
+#[inline(always)]
+fn words<B: Superblock>(block: *const u8) -> *const u8 {
+    block.wrapping_add(B::HALVES * 2 * LANES)
 }
 
 /// The integer products of block `b`, each sub-block times its scale.
@@ -329,39 +359,45 @@ const fn bytes<B: Superblock>() -> usize {
 /// # Safety
 /// As [`Format::tile`]; `at` points to block `b` of each panel.
 #[inline(always)]
-unsafe fn integers<S: Simd, B: Superblock, const T: usize>(
-    at: [*const u8; PANELS],
+unsafe fn integers<S: Simd, B: Superblock, const P: usize, const T: usize>(
+    at: [*const u8; P],
+    next: [*const u8; P],
     b: usize,
     tokens: &[Token; T],
-) -> [[S::I; T]; PANELS] {
-    let mut sums = [[S::splat_i(0); T]; PANELS];
+) -> [[S::I; T]; P] {
+    let mut sums = [[S::splat_i(0); T]; P];
     for eight in 0..32 / B::COLS {
         macro_rules! add {
             ($($n:literal)*) => {$(
                 // SAFETY: the caller's promise; the last of the last eight sub-blocks ends at column 256.
-                unsafe { sub_block::<S, B, T, $n>(at, b, eight, tokens, &mut sums) };
+                unsafe { sub_block::<S, B, P, T, $n>(at, next, b, eight, tokens, &mut sums) };
             )*};
         }
-        add!(0 1 2 3 4 5 6 7);
+        // Those that share words follow one another.
+        if B::COLS == 32 {
+            add!(0 1 2 3 4 5 6 7);
+        } else {
+            add!(0 1 4 5 2 3 6 7);
+        }
     }
     sums
 }
 
-/// Adds the integer products of sub-block 8 · `eight` + `N` times its scale. Asks for its share of the next block: columns do not lie in
-/// order, so that the machine cannot guess what comes next.
+/// Adds the integer products of sub-block 8 · `eight` + `N` times its scale. Asks for its share of `next`.
 ///
 /// # Safety
 /// As [`integers`].
 #[inline(always)]
-unsafe fn sub_block<S: Simd, B: Superblock, const T: usize, const N: usize>(
-    at: [*const u8; PANELS],
+unsafe fn sub_block<S: Simd, B: Superblock, const P: usize, const T: usize, const N: usize>(
+    at: [*const u8; P],
+    next: [*const u8; P],
     b: usize,
     eight: usize,
     tokens: &[Token; T],
-    sums: &mut [[S::I; T]; PANELS],
+    sums: &mut [[S::I; T]; P],
 ) {
     let s = 8 * eight + N;
-    let mut dots = [[S::splat_i(0); T]; PANELS];
+    let mut dots = [[S::splat_i(0); T]; P];
     if B::MIN.is_none() {
         for t in 0..T {
             // SAFETY: a block has sixteen sums, of 16 columns each.
@@ -369,15 +405,21 @@ unsafe fn sub_block<S: Simd, B: Superblock, const T: usize, const N: usize>(
             // SAFETY: as above.
             let sum = unsafe { if B::COLS == 16 { *sum } else { *sum + *sum.add(1) } };
             let start = S::splat_i(B::zero(sum));
-            (dots[0][t], dots[1][t]) = (start, start);
+            for p in 0..P {
+                dots[p][t] = start;
+            }
         }
     }
     for v in 0..B::COLS / 4 {
-        for p in 0..PANELS {
-            S::prefetch(at[p].wrapping_add(bytes::<B>() + (B::COLS / 4 * s + v) * (bytes::<B>() / 64)));
+        if T == 1 {
+            // Memory is the limit, and is fastest read forwards: no read may move to another step.
+            compiler_fence(SeqCst);
+        }
+        for p in 0..P {
+            S::prefetch(next[p].wrapping_add((B::COLS / 4 * s + v) * (bytes::<B>() / 64)));
             // SAFETY: the caller's promise; a block has 256 codes.
             unsafe {
-                let codes = B::codes::<S, N>(at[p], eight, v);
+                let codes = B::codes::<S, N>(words::<B>(at[p]), eight, v);
                 for t in 0..T {
                     let word = tokens[t].codes.add(256 * b + B::COLS * s + 4 * v).cast::<i32>().read_unaligned();
                     dots[p][t] = if B::WIDE { S::dot4_u8(dots[p][t], codes, word) } else { S::dot4(dots[p][t], codes, word) };
@@ -385,9 +427,9 @@ unsafe fn sub_block<S: Simd, B: Superblock, const T: usize, const N: usize>(
             }
         }
     }
-    for p in 0..PANELS {
+    for p in 0..P {
         // SAFETY: the caller's promise.
-        let scale = unsafe { B::scale::<S, N>(at[p], eight) };
+        let scale = unsafe { B::scale::<S, N>(words::<B>(at[p]), eight) };
         for t in 0..T {
             sums[p][t] = S::add_i(sums[p][t], S::mul_i(scale, dots[p][t]));
         }
