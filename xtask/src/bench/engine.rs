@@ -1,6 +1,6 @@
 //! The engine beside llama.cpp: two threads each, same files.
 
-use super::{Row, THREADS, alternate, limits, llama, machine, ours, server, synthetic};
+use super::{Row, THREADS, alternate, limits, llama, machine, ours, rotate, server, synthetic};
 use crate::peers::{Peers, output};
 use anyhow::{Context, Result};
 use coffer_checkpoint::TensorInfo;
@@ -77,16 +77,19 @@ impl Subject {
         row: &mut dyn FnMut(Row),
     ) -> Result<()> {
         let engine = ours::load(&self.gguf, isa)?;
-        let (ours, peer) =
-            alternate(repeat, || ours::decode(&engine, 1, DECODE, 0), || llama::bench(bench, &self.gguf, 0, DECODE, 0))?;
+        let bytes = self.weights(|t| t.bytes())?;
+        // Neighbours of a virtual machine share its memory: what it could do changes from one second to the next.
+        let [limit, ours, peer] = rotate(
+            repeat,
+            [&mut || Ok(limits::bandwidth(bytes as usize)), &mut || ours::decode(&engine, 1, DECODE, 0), &mut || {
+                llama::bench(bench, &self.gguf, 0, DECODE, 0)
+            }],
+        )?;
         drop(engine);
         let decoded = Row::rate(format!("{}, decode {DECODE}", self.name), ours, peer, "tok/s").aim(decode);
         row(match integers {
             None => decoded,
-            Some(_) => {
-                let bytes = self.weights(|t| t.bytes())?;
-                decoded.share("bandwidth", ours * bytes as f64 / limits::bandwidth(bytes as usize))
-            }
+            Some(_) => decoded.share("bandwidth", ours * bytes as f64 / limit),
         });
         self.prefill(repeat, isa, bench, prefill, integers, row)
     }
