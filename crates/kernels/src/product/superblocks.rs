@@ -59,6 +59,8 @@ pub(super) struct Q2;
 /// IQ4_XS.
 pub(super) struct Iq4;
 
+/// Word `i` of each lane.
+///
 /// # Safety
 /// There must be that many words.
 #[inline(always)]
