@@ -3,7 +3,7 @@
 
 mod bench;
 mod interop;
-mod llama_server;
+mod peer_server;
 mod peers;
 #[path = "../../cli/src/demo/wiretap.rs"]
 mod wiretap;

@@ -3,7 +3,7 @@
 use super::THREADS;
 use crate::{
     interop::clients::Server,
-    llama_server::LlamaServer,
+    peer_server::PeerServer,
     peers::{Peers, output},
 };
 use anyhow::Result;
@@ -27,7 +27,7 @@ pub(super) fn ours(peers: &Peers, gguf: &Path) -> Result<f64> {
 /// The same of llama-server.
 pub(super) fn llama(peers: &Peers, gguf: &Path) -> Result<f64> {
     let (slots, context) = (CLIENTS.to_string(), (CLIENTS * 512).to_string());
-    let server = LlamaServer::start(peers, gguf, &["-np", &slots, "-c", &context])?;
+    let server = PeerServer::llama(peers, gguf, &["-np", &slots, "-c", &context])?;
     throughput(peers, &server.url(), "none")
 }
 

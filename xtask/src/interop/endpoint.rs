@@ -3,7 +3,7 @@
 use super::{Outcome, clients::Server};
 use crate::{
     interop::numbers::scribe,
-    llama_server::LlamaServer,
+    peer_server::PeerServer,
     peers::{Peers, run},
 };
 use anyhow::{Context, Result, ensure};
@@ -59,7 +59,7 @@ pub(crate) fn llama_server(peers: &Peers, folder: &Path) -> Result<Outcome> {
     let paths = quantized(peers, folder)?;
     let (mut accused, mut undecided, mut missed, mut named) = (0, 0, 0, 0);
     for (served, path) in paths.iter().enumerate() {
-        let server = LlamaServer::start(peers, path, &["-c", "512"])?;
+        let server = PeerServer::llama(peers, path, &["-c", "512"])?;
         for (certified, model) in paths.iter().enumerate() {
             let other = paths[1 - certified].to_str().context("a folder of UTF-8")?;
             for seed in 0..TRIALS {

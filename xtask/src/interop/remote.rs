@@ -3,6 +3,7 @@
 use super::Outcome;
 use crate::{
     interop::{clients::node, exec::Sealed, numbers::scribe},
+    peer_server::{PeerServer, free_address},
     peers::{Peers, output, run},
     wiretap::Wiretap,
 };
@@ -10,9 +11,9 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::{
     fs,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::SocketAddr,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -106,7 +107,7 @@ pub(crate) fn web(peers: &Peers, folder: &Path) -> Result<Outcome> {
     let address = free_address()?;
     let mut server = Command::new(peers.node()?.join("node_modules/.bin/http-server"));
     server.arg(folder).args(["-s", "-S", "-a", "127.0.0.1", "-p", &address.port().to_string()]);
-    let _server = Running::start(server.arg("-C").arg(&certificate).arg("-K").arg(&key), address)?;
+    let _server = PeerServer::start(server.arg("-C").arg(&certificate).arg("-K").arg(&key), address)?;
 
     let url = format!("https://localhost:{}/bundle", address.port());
     let coffer = |command: &str, model: &Path| -> Result<Command> {
@@ -157,7 +158,7 @@ fn refused(command: &mut Command, secret: &str) -> Result<()> {
 
 /// A running store with a bucket, or container, `models`.
 struct Store {
-    _server: Running,
+    _server: PeerServer,
     address: SocketAddr,
     scheme: &'static str,
     secret: &'static str,
@@ -173,7 +174,7 @@ impl Store {
         let mut server = Command::new(peers.python()?);
         server.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &address.port().to_string()]);
         let store = Self {
-            _server: Running::start(&mut server, address)?,
+            _server: PeerServer::start(&mut server, address)?,
             address,
             scheme: "s3",
             secret: AWS_SECRET,
@@ -197,7 +198,7 @@ impl Store {
         let mut server = Command::new(peers.node()?.join("node_modules/.bin/azurite-blob"));
         server.args(["--silent", "--skipApiVersionCheck", "--blobHost", "127.0.0.1", "--blobPort", &address.port().to_string()]);
         let store = Self {
-            _server: Running::start(server.arg("--location").arg(folder.join("azurite")), address)?,
+            _server: PeerServer::start(server.arg("--location").arg(folder.join("azurite")), address)?,
             address,
             scheme: "az",
             secret: AZURITE_SECRET,
@@ -224,33 +225,4 @@ impl Store {
     fn change(&self, peers: &Peers, arguments: &[&str]) -> Result<()> {
         (self.client)(self, peers, arguments)
     }
-}
-
-/// A server that ends with this.
-struct Running(Child);
-
-impl Running {
-    /// Starts `server` and waits until it listens at `address`.
-    fn start(server: &mut Command, address: SocketAddr) -> Result<Self> {
-        let child = server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        let running = Self(child);
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while TcpStream::connect(address).is_err() {
-            ensure!(Instant::now() < deadline, "{server:?} does not listen");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Ok(running)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Free a moment ago; the servers take no listener.
-fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
