@@ -92,7 +92,7 @@ fn coding(dtype: DType) -> Option<Coding> {
     }
 }
 
-/// An even number, so that there are several parts for each thread unless they would be tiny.
+/// Whole tiles of a lone token, so that there are several parts for each thread unless they would be tiny.
 fn panels_of_a_part(w: &Matrix, threads: usize, tokens: usize) -> usize {
     if threads == 1 || w.rows() * w.cols() * tokens < SMALL {
         return w.panel_count().max(1);
