@@ -37,6 +37,8 @@ impl Coding {
 pub(crate) struct Activations {
     pub(crate) coding: Coding,
     cols: usize,
+    /// Of one token.
+    blocks: usize,
     codes: Vec<i8>,
     scales: Vec<f32>,
     sums: Vec<i32>,
@@ -55,20 +57,21 @@ pub(crate) struct Token {
 impl Activations {
     /// Room for `tokens` of `cols`, whole blocks.
     pub(crate) fn new(coding: Coding, tokens: usize, cols: usize) -> Self {
-        let blocks = tokens * (cols / coding.block());
+        let blocks = cols / coding.block();
         Self {
             coding,
             cols,
+            blocks,
             codes: vec![0; tokens * cols],
-            scales: vec![0.0; blocks],
-            sums: vec![0; blocks * coding.sums()],
-            pairs: vec![0; blocks * coding.pairs()],
+            scales: vec![0.0; tokens * blocks],
+            sums: vec![0; tokens * blocks * coding.sums()],
+            pairs: vec![0; tokens * blocks * coding.pairs()],
         }
     }
 
     /// Splits into parts of `tokens` that can be filled apart.
     pub(crate) fn parts(&mut self, tokens: usize) -> Vec<Part<'_>> {
-        let (coding, blocks) = (self.coding, tokens * (self.cols / self.coding.block()));
+        let (coding, blocks) = (self.coding, tokens * self.blocks);
         let mut pairs = self.pairs.chunks_mut((blocks * coding.pairs()).max(1));
         self.codes
             .chunks_mut(tokens * self.cols)
@@ -80,7 +83,7 @@ impl Activations {
 
     #[inline]
     pub(crate) fn token(&self, t: usize) -> Token {
-        let block = t * (self.cols / self.coding.block());
+        let block = t * self.blocks;
         Token {
             codes: self.codes[t * self.cols..].as_ptr(),
             scales: self.scales[block..].as_ptr(),

@@ -70,6 +70,12 @@ pub(crate) trait Simd: Copy {
     unsafe fn load_i8(p: *const i8) -> Self::I;
     fn add_i(a: Self::I, b: Self::I) -> Self::I;
     fn mul_i(a: Self::I, b: Self::I) -> Self::I;
+    /// `x`, which is computed before anything is read that the source reads later: left alone, the compiler puts sums off, and has to keep in
+    /// memory what they are made of.
+    #[inline(always)]
+    fn settled(x: Self::I) -> Self::I {
+        x
+    }
     fn and(a: Self::I, b: Self::I) -> Self::I;
     fn or(a: Self::I, b: Self::I) -> Self::I;
     fn shl(x: Self::I, n: u32) -> Self::I;

@@ -433,7 +433,7 @@ unsafe fn sub_block<S: Simd, B: Superblock, const P: usize, const T: usize, cons
         // SAFETY: the caller's promise.
         let scale = unsafe { B::scale::<S, N>(words::<B>(at[p]), eight) };
         for t in 0..T {
-            sums[p][t] = S::add_i(sums[p][t], S::mul_i(scale, dots[p][t]));
+            sums[p][t] = S::settled(S::add_i(sums[p][t], S::mul_i(scale, dots[p][t])));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! AVX2, FMA and F16C, with and without VNNI: sixteen lanes are two registers.
 
 use super::{Kernel, Simd};
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 use std::marker::PhantomData;
 
 /// AVX2 whose integer products are those of `P`.
@@ -163,6 +163,7 @@ impl<P: Products> Simd for Avx2<P> {
         fn look_up(i: I; table: &[u8; 16]) -> I {
             _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), i)
         }
+        fn settled(x: I;) -> I { settled(x) }
         fn dot2(acc: I, a: I, b: I;) -> I { P::dot2(acc, a, b) }
         fn dot4(acc: I, u: I; s: i32) -> I { P::dot4(acc, u, _mm256_set1_epi32(s)) }
         fn dot4_u8(acc: I, u: I; s: i32) -> I { P::dot4_u8(acc, u, _mm256_set1_epi32(s)) }
@@ -234,4 +235,13 @@ impl<P: Products> Simd for Avx2<P> {
         // SAFETY: a prefetch faults nowhere.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
+}
+
+/// Not an instruction, but the compiler does not know: it may read and write memory, so that other reads stay behind it.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn settled(mut x: __m256i) -> __m256i {
+    // SAFETY: nothing is done.
+    unsafe { asm!("/* {} */", inout(ymm_reg) x, options(nostack, preserves_flags)) };
+    x
 }

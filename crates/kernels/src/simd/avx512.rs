@@ -1,7 +1,7 @@
 //! AVX-512 F, BW, VL and VNNI: sixteen lanes are one register.
 
 use super::{Kernel, Simd};
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512;
@@ -70,6 +70,7 @@ impl Simd for Avx512 {
         fn look_up(i: __m512i, table: &[u8; 16]) -> __m512i {
             _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), i)
         }
+        fn settled(x: __m512i) -> __m512i { settled(x) }
         fn dot2(acc: __m512i, a: __m512i, b: __m512i) -> __m512i { _mm512_dpwssd_epi32(acc, a, b) }
     }
 
@@ -108,6 +109,15 @@ impl Simd for Avx512 {
         // SAFETY: a prefetch faults nowhere.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
+}
+
+/// Not an instruction, but the compiler does not know: it may read and write memory, so that other reads stay behind it.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn settled(mut x: __m512i) -> __m512i {
+    // SAFETY: nothing is done.
+    unsafe { asm!("/* {} */", inout(zmm_reg) x, options(nostack, preserves_flags)) };
+    x
 }
 
 /// Lanes 8 to 15.
