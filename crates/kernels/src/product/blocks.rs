@@ -125,6 +125,7 @@ impl<B: Block> Format for Blocks<B> {
             unsafe {
                 let dots = integers::<S, B, P, T>(at, next, b, &tokens);
                 for p in 0..P {
+                    S::prefetch(next[p].wrapping_add(B::WORDS * 64));
                     let scales = at[p].add(B::WORDS * 64);
                     let d = S::load_f16(scales);
                     for t in 0..T {
@@ -144,7 +145,7 @@ impl<B: Block> Format for Blocks<B> {
 }
 
 /// The integer products of block `b`: codes minus their zero point, which the token's sum already holds, times activations.
-/// Asks for `next`.
+/// Asks for the codes of `next`.
 ///
 /// # Safety
 /// As [`Format::tile`]; `at` points to block `b` of each panel.
@@ -158,7 +159,8 @@ unsafe fn integers<S: Simd, B: Block, const P: usize, const T: usize>(
     let mut dots = [[S::splat_i(0); T]; P];
     for v in 0..4 {
         for p in 0..P {
-            S::prefetch(next[p].wrapping_add(64 * v));
+            // Of Q8_0 every other line: its neighbour comes along.
+            S::prefetch(next[p].wrapping_add(B::WORDS / 4 * 64 * v));
             // SAFETY: the caller's promise; a block has 32 codes.
             unsafe {
                 let [low, high] = B::codes::<S>(at[p], v);
