@@ -144,11 +144,13 @@ impl Subject {
         let llama = peers.llama("llama-completion")?;
         let [threads, context] = [THREADS, CONTEXT].map(|n| n.to_string());
         let common = ["--threads", &threads];
+        let model = coffer_store::open(&self.gguf, &[])?;
         machine::cache(&self.gguf)?;
         let mut peak = 0.0f64;
         let (ours, peer) = alternate(
             repeat,
             || {
+                machine::ready(model.weight_bytes)?;
                 let mut generate = peers.coffer("generate")?;
                 generate.arg(&self.gguf).args(["--prompt", "The", "--max-tokens", "1", "--context", &context]).args(common);
                 let spent = machine::watch(&mut generate)?;
@@ -156,6 +158,7 @@ impl Subject {
                 Ok(spent.seconds)
             },
             || {
+                machine::ready(model.weight_bytes)?;
                 let mut completion = Command::new(&llama);
                 completion
                     .arg("-m")
@@ -166,7 +169,6 @@ impl Subject {
             },
         )?;
         row(Row::cost(format!("{}, load to first token", self.name), ours, peer, "s").aim(1.0));
-        let model = coffer_store::open(&self.gguf, &[])?;
         let keys_and_values = ours::load(&self.gguf, Isa::detect()?)?.cache(CONTEXT)?.bytes();
         let needed = (model.weight_bytes as f64 + keys_and_values as f64) / 1e6;
         row(Row::cost(format!("{}, peak memory beside what it must", self.name), peak, needed, "MB").at_most(1.1));
