@@ -29,7 +29,8 @@ impl Kernel for Peak {
             // Other codes in each round and another word in each chain: nothing can be computed once for all.
             codes = S::add_i(codes, step);
             for i in 0..CHAINS {
-                sums[i] = S::dot4(sums[i], codes, i as i32 + 1);
+                let open = S::dot4(S::open(sums[i]), codes, i as i32 + 1);
+                sums[i] = S::close(open, sums[i]);
             }
         }
         let mut all = sums[0];

@@ -4,6 +4,7 @@
 //! so no tile's shape shows in the result.
 
 mod blocks;
+mod codes;
 mod floats;
 mod superblocks;
 
@@ -190,7 +191,7 @@ impl Part<'_> {
     #[inline(always)]
     fn tiles<S: Simd, W: Format>(self, token: impl Fn(usize) -> W::Token) {
         let mut first = self.first;
-        while S::WIDE && self.tokens == 1 && first + PANELS_OF_ONE <= self.end {
+        while self.tokens == 1 && first + PANELS_OF_ONE <= self.end {
             self.tile::<S, W, PANELS_OF_ONE, 1>(first, 0, &token);
             first += PANELS_OF_ONE;
         }

@@ -83,10 +83,27 @@ pub(crate) trait Simd: Copy {
     fn shr(x: Self::I, n: u32) -> Self::I;
     /// Shifts the sign in.
     fn sar(x: Self::I, n: u32) -> Self::I;
+    /// `sum` in the form that [`dot4`](Self::dot4) adds to, until `close` with the same `sum`: it can be two halves of 16 bits in each lane,
+    /// which hold [`fit_halves`].
+    #[inline(always)]
+    fn open(sum: Self::I) -> Self::I {
+        sum
+    }
     /// Adds to each lane the products of its four unsigned bytes, at most 127, with the four signed bytes of `s`, at least −127.
-    fn dot4(acc: Self::I, u: Self::I, s: i32) -> Self::I;
-    /// `dot4` for unsigned bytes up to 255.
-    fn dot4_u8(acc: Self::I, u: Self::I, s: i32) -> Self::I;
+    fn dot4(open: Self::I, u: Self::I, s: i32) -> Self::I;
+    /// The sum that was opened.
+    #[inline(always)]
+    fn close(open: Self::I, _sum: Self::I) -> Self::I {
+        open
+    }
+    /// What a sum of [`dot4_less_128`](Self::dot4_less_128) begins with; `sum` is −128 times the sum of all `s` to come.
+    #[inline(always)]
+    fn open_less_128(sum: Self::I) -> Self::I {
+        sum
+    }
+    /// Together with what `open_less_128` gave: adds to each lane the products of its four unsigned bytes less 128 with the four signed bytes
+    /// of `s`, at least −127.
+    fn dot4_less_128(acc: Self::I, u: Self::I, s: i32) -> Self::I;
     /// Adds to each lane the products of its two signed halves with those of `b`.
     fn dot2(acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
     /// Each byte of `i`, at most 15, becomes that entry of `table`.
@@ -94,6 +111,11 @@ pub(crate) trait Simd: Copy {
     /// Asks for the cache line at `p`, which need not be readable, to be in the second-level cache: on some machines (Zen 4) those asked into
     /// the first come later, since few can be on their way at once.
     fn prefetch(p: *const u8);
+}
+
+/// How many [`Simd::dot4`] of unsigned bytes that are at most `most` can be added before a half of 16 bits overflows.
+pub(crate) const fn fit_halves(most: u8) -> usize {
+    i16::MAX as usize / (2 * most as usize * 127)
 }
 
 /// A computation written once and compiled for each instruction set; `run` must be `#[inline(always)]` down to the lanes.

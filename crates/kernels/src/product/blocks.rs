@@ -1,7 +1,7 @@
 //! Formats with blocks of 32 columns and activations in blocks of 32: for each block an exact integer product, then
 //! `sum += (integer · d [+ m · Σ codes]) · activation scale`.
 
-use super::{Format, ahead};
+use super::{Format, ahead, codes::Codes};
 use crate::activations::Token;
 use crate::simd::{LANES, Simd};
 
@@ -11,15 +11,12 @@ pub(super) trait Block {
     const WORDS: usize;
     /// Whether a minimum follows the scale.
     const MIN: bool;
-    /// The unsigned codes of columns 4v.. and 16 + 4v..
+    const CODES: Codes;
+    /// The codes of columns 4v.. and 16 + 4v..
     ///
     /// # Safety
     /// `block` must point to a readable panel block.
     unsafe fn codes<S: Simd>(block: *const u8, v: usize) -> [S::I; 2];
-    #[inline(always)]
-    fn dot<S: Simd>(acc: S::I, codes: S::I, word: i32) -> S::I {
-        S::dot4(acc, codes, word)
-    }
 }
 
 /// Q4_0, or Q4_1 with a minimum.
@@ -34,6 +31,7 @@ pub(super) struct Iq4;
 impl<const M: bool> Block for Q4<M> {
     const WORDS: usize = 4;
     const MIN: bool = M;
+    const CODES: Codes = Codes::UpTo(15);
 
     #[inline(always)]
     unsafe fn codes<S: Simd>(block: *const u8, v: usize) -> [S::I; 2] {
@@ -47,6 +45,7 @@ impl<const M: bool> Block for Q4<M> {
 impl<const M: bool> Block for Q5<M> {
     const WORDS: usize = 5;
     const MIN: bool = M;
+    const CODES: Codes = Codes::UpTo(31);
 
     #[inline(always)]
     unsafe fn codes<S: Simd>(block: *const u8, v: usize) -> [S::I; 2] {
@@ -65,31 +64,25 @@ pub(super) fn fifth<S: Simd>(bits: S::I, n: u32) -> S::I {
 impl Block for Q8 {
     const WORDS: usize = 8;
     const MIN: bool = false;
+    const CODES: Codes = Codes::Less128;
 
     #[inline(always)]
     unsafe fn codes<S: Simd>(block: *const u8, v: usize) -> [S::I; 2] {
         // SAFETY: v < 4, and eight words are in the block.
         unsafe { [S::load_i(block.add(64 * v)), S::load_i(block.add(64 * (v + 4)))] }
     }
-    #[inline(always)]
-    fn dot<S: Simd>(acc: S::I, codes: S::I, word: i32) -> S::I {
-        S::dot4_u8(acc, codes, word)
-    }
 }
 
 impl Block for Iq4 {
     const WORDS: usize = 4;
     const MIN: bool = false;
+    const CODES: Codes = Codes::Less128;
 
     #[inline(always)]
     unsafe fn codes<S: Simd>(block: *const u8, v: usize) -> [S::I; 2] {
         // SAFETY: the caller's promise; words are as in Q4.
         let [low, high] = unsafe { Q4::<false>::codes::<S>(block, v) };
         [S::look_up(low, &IQ4_VALUES), S::look_up(high, &IQ4_VALUES)]
-    }
-    #[inline(always)]
-    fn dot<S: Simd>(acc: S::I, codes: S::I, word: i32) -> S::I {
-        S::dot4_u8(acc, codes, word)
     }
 }
 
@@ -156,24 +149,64 @@ unsafe fn integers<S: Simd, B: Block, const P: usize, const T: usize>(
     b: usize,
     tokens: &[Token; T],
 ) -> [[S::I; T]; P] {
-    let mut dots = [[S::splat_i(0); T]; P];
-    for v in 0..4 {
-        for p in 0..P {
-            // Of Q8_0 every other line: its neighbour comes along.
-            S::prefetch(next[p].wrapping_add(B::WORDS / 4 * 64 * v));
-            // SAFETY: the caller's promise; a block has 32 codes.
-            unsafe {
-                let [low, high] = B::codes::<S>(at[p], v);
-                for t in 0..T {
-                    if v == 0 && !B::MIN {
-                        dots[p][t] = S::splat_i(*tokens[t].sums.add(b));
-                    }
-                    let words = tokens[t].codes.add(32 * b + 4 * v).cast::<i32>();
-                    dots[p][t] = B::dot::<S>(dots[p][t], low, words.read_unaligned());
-                    dots[p][t] = B::dot::<S>(dots[p][t], high, words.add(4).read_unaligned());
-                }
+    let run = B::CODES.run(8);
+    let mut sums = [[S::splat_i(0); T]; P];
+    if !B::MIN {
+        for t in 0..T {
+            // SAFETY: the caller's promise.
+            let zero = S::splat_i(unsafe { *tokens[t].sums.add(b) });
+            for p in 0..P {
+                sums[p][t] = zero;
             }
         }
     }
+    let mut dots = sums;
+    for p in 0..P {
+        for t in 0..T {
+            dots[p][t] = run.open::<S>(sums[p][t]);
+        }
+    }
+    macro_rules! add {
+        ($($v:literal)*) => {$(
+            // SAFETY: the caller's promise.
+            unsafe { columns::<S, B, P, T, $v>(at, next, b, tokens, &mut dots) };
+        )*};
+    }
+    add!(0 1 2 3);
+    for p in 0..P {
+        for t in 0..T {
+            let dot = run.close::<S>(dots[p][t], sums[p][t]);
+            // A lone token has registers enough.
+            dots[p][t] = if T == 1 { dot } else { S::settled(dot) };
+        }
+    }
     dots
+}
+
+/// Adds the integer products of columns 4 · `V`.. and 16 + 4 · `V`.. of block `b`. `V` is a constant as `N` is in superblocks.
+///
+/// # Safety
+/// As [`integers`].
+#[inline(always)]
+unsafe fn columns<S: Simd, B: Block, const P: usize, const T: usize, const V: usize>(
+    at: [*const u8; P],
+    next: [*const u8; P],
+    b: usize,
+    tokens: &[Token; T],
+    dots: &mut [[S::I; T]; P],
+) {
+    let run = B::CODES.run(8);
+    for p in 0..P {
+        // Of Q8_0 every other line: its neighbour comes along.
+        S::prefetch(next[p].wrapping_add(B::WORDS / 4 * 64 * V));
+        // SAFETY: the caller's promise; a block has 32 codes.
+        unsafe {
+            let [low, high] = B::codes::<S>(at[p], V);
+            for t in 0..T {
+                let words = tokens[t].codes.add(32 * b + 4 * V).cast::<i32>();
+                dots[p][t] = run.add::<S>(dots[p][t], low, words.read_unaligned());
+                dots[p][t] = run.add::<S>(dots[p][t], high, words.add(4).read_unaligned());
+            }
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //! its product is one exact integer for each, then `sum += (integer · d [− minima · dmin]) · activation scale`.
 
 use super::blocks::{IQ4_VALUES, fifth};
-use super::{Format, ahead};
+use super::{Format, ahead, codes::Codes};
 use crate::activations::Token;
 use crate::simd::{LANES, Simd};
 use std::sync::atomic::{Ordering::SeqCst, compiler_fence};
@@ -18,8 +18,7 @@ pub(super) trait Superblock {
     const HALVES: usize;
     /// `Some(unit)` if there are minima and the second field of 16 bits is `dmin`: [`low`](Self::low) is the exact sum in these units.
     const MIN: Option<f32>;
-    /// Whether codes exceed 127.
-    const WIDE: bool = false;
+    const CODES: Codes;
     /// What a sub-block's product begins with for its unsigned codes' zero, from −32 times the sum of activations; without minima.
     #[inline(always)]
     fn zero(sum: i32) -> i32 {
@@ -145,6 +144,7 @@ unsafe fn nibbles<S: Simd, const N: usize>(words: *const u8, v: usize) -> S::I {
 impl Superblock for Q4 {
     const WORDS: usize = 35;
     const COLS: usize = 32;
+    const CODES: Codes = Codes::UpTo(15);
     const HALVES: usize = 2;
     const MIN: Option<f32> = Some(1.0);
 
@@ -168,6 +168,7 @@ impl Superblock for Q4 {
 impl Superblock for Q5 {
     const WORDS: usize = 43;
     const COLS: usize = 32;
+    const CODES: Codes = Codes::UpTo(31);
     const HALVES: usize = 2;
     const MIN: Option<f32> = Some(1.0);
 
@@ -192,6 +193,7 @@ impl Superblock for Q5 {
 impl Superblock for Q6 {
     const WORDS: usize = 52;
     const COLS: usize = 16;
+    const CODES: Codes = Codes::UpTo(63);
     const HALVES: usize = 1;
     const MIN: Option<f32> = None;
 
@@ -226,6 +228,7 @@ unsafe fn bit_pairs<S: Simd, const N: usize>(words: *const u8, half: usize, v: u
 impl Superblock for Q3 {
     const WORDS: usize = 27;
     const COLS: usize = 16;
+    const CODES: Codes = Codes::UpTo(7);
     const HALVES: usize = 1;
     const MIN: Option<f32> = None;
 
@@ -253,6 +256,7 @@ impl Superblock for Q3 {
 impl Superblock for Q2 {
     const WORDS: usize = 20;
     const COLS: usize = 16;
+    const CODES: Codes = Codes::UpTo(3);
     const HALVES: usize = 2;
     // Sums of 16 codes are kept times −32.
     const MIN: Option<f32> = Some(-1.0 / 32.0);
@@ -285,7 +289,7 @@ impl Superblock for Iq4 {
     const COLS: usize = 32;
     const HALVES: usize = 2;
     const MIN: Option<f32> = None;
-    const WIDE: bool = true;
+    const CODES: Codes = Codes::Less128;
 
     #[inline(always)]
     fn zero(sum: i32) -> i32 {
@@ -412,6 +416,12 @@ unsafe fn sub_block<S: Simd, B: Superblock, const P: usize, const T: usize, cons
             }
         }
     }
+    let (run, start) = (B::CODES.run(B::COLS / 4), dots);
+    for p in 0..P {
+        for t in 0..T {
+            dots[p][t] = run.open::<S>(start[p][t]);
+        }
+    }
     for v in 0..B::COLS / 4 {
         if T == 1 {
             // Memory is the limit, and is fastest read forwards: no read may move to another step.
@@ -424,7 +434,7 @@ unsafe fn sub_block<S: Simd, B: Superblock, const P: usize, const T: usize, cons
                 let codes = B::codes::<S, N>(words::<B>(at[p]), eight, v);
                 for t in 0..T {
                     let word = tokens[t].codes.add(256 * b + B::COLS * s + 4 * v).cast::<i32>().read_unaligned();
-                    dots[p][t] = if B::WIDE { S::dot4_u8(dots[p][t], codes, word) } else { S::dot4(dots[p][t], codes, word) };
+                    dots[p][t] = run.add::<S>(dots[p][t], codes, word);
                 }
             }
         }
@@ -433,7 +443,8 @@ unsafe fn sub_block<S: Simd, B: Superblock, const P: usize, const T: usize, cons
         // SAFETY: the caller's promise.
         let scale = unsafe { B::scale::<S, N>(words::<B>(at[p]), eight) };
         for t in 0..T {
-            sums[p][t] = S::settled(S::add_i(sums[p][t], S::mul_i(scale, dots[p][t])));
+            let dot = run.close::<S>(dots[p][t], start[p][t]);
+            sums[p][t] = S::settled(S::add_i(sums[p][t], S::mul_i(scale, dot)));
         }
     }
 }

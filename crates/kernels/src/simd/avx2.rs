@@ -44,20 +44,34 @@ pub(super) unsafe fn enter_vnni_of_avx512(kernel: impl Kernel) {
 
 /// How a register of integers is multiplied.
 pub(crate) trait Products {
-    /// Adds to each lane the products of its four bytes of `u`, unsigned and at most 127, with those of `s`, at least −127.
+    /// As in [`Simd`], here and below.
     ///
     /// # Safety
     /// The features of this kind must be enabled, here and below.
-    unsafe fn dot4(acc: __m256i, u: __m256i, s: __m256i) -> __m256i;
-    /// `dot4` for unsigned bytes up to 255.
-    ///
+    #[inline(always)]
+    unsafe fn open(sum: __m256i) -> __m256i {
+        sum
+    }
     /// # Safety
-    /// As for `dot4`.
-    unsafe fn dot4_u8(acc: __m256i, u: __m256i, s: __m256i) -> __m256i;
-    /// Adds to each lane the products of its two signed halves.
-    ///
+    /// As for `open`.
+    unsafe fn dot4(open: __m256i, u: __m256i, s: __m256i) -> __m256i;
     /// # Safety
-    /// As for `dot4`.
+    /// As for `open`.
+    #[inline(always)]
+    unsafe fn close(open: __m256i, _sum: __m256i) -> __m256i {
+        open
+    }
+    /// # Safety
+    /// As for `open`.
+    #[inline(always)]
+    unsafe fn open_less_128(sum: __m256i) -> __m256i {
+        sum
+    }
+    /// # Safety
+    /// As for `open`.
+    unsafe fn dot4_less_128(acc: __m256i, u: __m256i, s: __m256i) -> __m256i;
+    /// # Safety
+    /// As for `open`.
     unsafe fn dot2(acc: __m256i, a: __m256i, b: __m256i) -> __m256i;
 }
 
@@ -70,18 +84,32 @@ pub(crate) struct Avx512Vnni;
 
 impl Products for Pairs {
     #[inline(always)]
-    unsafe fn dot4(acc: __m256i, u: __m256i, s: __m256i) -> __m256i {
-        // SAFETY: the caller's promise. 2 · 127 · 127 fits in the 16 bits that `maddubs` saturates at.
-        unsafe { Self::dot2(acc, _mm256_maddubs_epi16(u, s), _mm256_set1_epi16(1)) }
+    unsafe fn open(_: __m256i) -> __m256i {
+        // SAFETY: the caller's promise, here and below.
+        unsafe { _mm256_setzero_si256() }
     }
     #[inline(always)]
-    unsafe fn dot4_u8(acc: __m256i, u: __m256i, s: __m256i) -> __m256i {
-        // SAFETY: the caller's promise. 2 · 128 · 127 fits as well: the top bit is multiplied apart.
+    unsafe fn dot4(open: __m256i, u: __m256i, s: __m256i) -> __m256i {
+        // SAFETY: as above. 2 · 127 · 127 fits in the 16 bits that `maddubs` saturates at, and a run in those of the sum.
+        unsafe { _mm256_add_epi16(open, _mm256_maddubs_epi16(u, s)) }
+    }
+    #[inline(always)]
+    unsafe fn close(open: __m256i, sum: __m256i) -> __m256i {
+        // SAFETY: as above.
+        unsafe { Self::dot2(sum, open, _mm256_set1_epi16(1)) }
+    }
+    #[inline(always)]
+    unsafe fn open_less_128(_: __m256i) -> __m256i {
+        // SAFETY: as above.
+        unsafe { _mm256_setzero_si256() }
+    }
+    #[inline(always)]
+    unsafe fn dot4_less_128(acc: __m256i, u: __m256i, s: __m256i) -> __m256i {
+        // SAFETY: as above. The sign goes from one factor to the other; 2 · 128 · 127 fits as well.
         unsafe {
-            let (top, one) = (_mm256_set1_epi8(-128), _mm256_set1_epi16(1));
-            let low = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_andnot_si256(top, u), s), one);
-            let high = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_and_si256(top, u), s), one);
-            _mm256_add_epi32(acc, _mm256_add_epi32(low, high))
+            let i = _mm256_xor_si256(u, _mm256_set1_epi8(-128));
+            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(i), _mm256_sign_epi8(s, i));
+            Self::dot2(acc, pairs, _mm256_set1_epi16(1))
         }
     }
     #[inline(always)]
@@ -101,7 +129,7 @@ macro_rules! vnni {
                 unsafe { $bytes(acc, u, s) }
             }
             #[inline(always)]
-            unsafe fn dot4_u8(acc: __m256i, u: __m256i, s: __m256i) -> __m256i {
+            unsafe fn dot4_less_128(acc: __m256i, u: __m256i, s: __m256i) -> __m256i {
                 // SAFETY: the caller's promise.
                 unsafe { $bytes(acc, u, s) }
             }
@@ -165,8 +193,11 @@ impl<P: Products> Simd for Avx2<P> {
         }
         fn settled(x: I;) -> I { settled(x) }
         fn dot2(acc: I, a: I, b: I;) -> I { P::dot2(acc, a, b) }
-        fn dot4(acc: I, u: I; s: i32) -> I { P::dot4(acc, u, _mm256_set1_epi32(s)) }
-        fn dot4_u8(acc: I, u: I; s: i32) -> I { P::dot4_u8(acc, u, _mm256_set1_epi32(s)) }
+        fn open(sum: I;) -> I { P::open(sum) }
+        fn dot4(open: I, u: I; s: i32) -> I { P::dot4(open, u, _mm256_set1_epi32(s)) }
+        fn close(open: I, sum: I;) -> I { P::close(open, sum) }
+        fn open_less_128(sum: I;) -> I { P::open_less_128(sum) }
+        fn dot4_less_128(acc: I, u: I; s: i32) -> I { P::dot4_less_128(acc, u, _mm256_set1_epi32(s)) }
     }
 
     #[inline(always)]

@@ -66,7 +66,7 @@ impl Simd for Avx512 {
         fn shr(x: __m512i, n: u32) -> __m512i { _mm512_srl_epi32(x, _mm_cvtsi32_si128(n as i32)) }
         fn sar(x: __m512i, n: u32) -> __m512i { _mm512_sra_epi32(x, _mm_cvtsi32_si128(n as i32)) }
         fn dot4(acc: __m512i, u: __m512i, s: i32) -> __m512i { _mm512_dpbusd_epi32(acc, u, _mm512_set1_epi32(s)) }
-        fn dot4_u8(acc: __m512i, u: __m512i, s: i32) -> __m512i { _mm512_dpbusd_epi32(acc, u, _mm512_set1_epi32(s)) }
+        fn dot4_less_128(acc: __m512i, u: __m512i, s: i32) -> __m512i { _mm512_dpbusd_epi32(acc, u, _mm512_set1_epi32(s)) }
         fn look_up(i: __m512i, table: &[u8; 16]) -> __m512i {
             _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), i)
         }

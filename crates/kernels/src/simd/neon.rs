@@ -36,7 +36,7 @@ pub(super) unsafe fn enter_dot(kernel: impl Kernel) {
 
 /// How a register of bytes is multiplied.
 pub(crate) trait Bytes {
-    /// Adds to each lane the products of its four bytes of `u`, unsigned and at most 127, with those of `s`.
+    /// Adds to each lane the products of its four bytes of `u` with those of `s`, at least −127.
     ///
     /// # Safety
     /// `enter` or `enter_dot` must have enabled the features.
@@ -139,13 +139,10 @@ impl<D: Bytes> Simd for Neon<D> {
             vaddq_s32(acc, vpaddq_s32(low, high))
         }
         fn dot4(acc: I, u: I; s: i32) -> I { D::dot(acc, vreinterpretq_s8_s32(u), vreinterpretq_s8_s32(vdupq_n_s32(s))) }
-        // u = (u − 128) + 128: the first is a signed byte, and the second is 64 twice.
-        fn dot4_u8(acc: I, u: I; s: i32) -> I {
-            let s = vreinterpretq_s8_s32(vdupq_n_s32(s));
-            let half = vdupq_n_s8(64);
-            // The same for all registers and panels that `s` is multiplied with.
-            let top = D::dot(D::dot(vdupq_n_s32(0), half, s), half, s);
-            vaddq_s32(top, D::dot(acc, veorq_s8(vreinterpretq_s8_s32(u), vdupq_n_s8(-128)), s))
+        fn open_less_128(_sum: I;) -> I { vdupq_n_s32(0) }
+        fn dot4_less_128(acc: I, u: I; s: i32) -> I {
+            let i = veorq_s8(vreinterpretq_s8_s32(u), vdupq_n_s8(-128));
+            D::dot(acc, i, vreinterpretq_s8_s32(vdupq_n_s32(s)))
         }
     }
 

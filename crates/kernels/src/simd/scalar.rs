@@ -159,7 +159,7 @@ impl Simd for Scalar {
         from_fn(|l| acc[l].wrapping_add((u[l] >> 24 & 0xff) * d))
     }
     #[inline(always)]
-    fn dot4_u8(acc: Self::I, u: Self::I, s: i32) -> Self::I {
+    fn dot4_less_128(acc: Self::I, u: Self::I, s: i32) -> Self::I {
         Self::dot4(acc, u, s)
     }
     #[inline(always)]
