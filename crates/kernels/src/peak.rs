@@ -1,4 +1,4 @@
-//! How fast products of integers could be: benchmarks say what share of it they reach.
+//! How fast products could be: benchmarks say what share of it they reach.
 
 use crate::Isa;
 use crate::simd::{Kernel, LANES, Simd};
@@ -12,15 +12,29 @@ const CHAINS: usize = 12;
 /// If this machine lacks `isa`.
 pub fn integer_products(isa: Isa, rounds: u32) -> u64 {
     assert!(isa.is_available(), "this machine lacks {}", isa.name());
-    isa.dispatch(Peak { rounds });
+    isa.dispatch(Integers { rounds });
     u64::from(rounds) * (CHAINS * 4 * LANES) as u64
 }
 
-struct Peak {
+/// Multiplies and adds pairs of f32 out of registers, `rounds` times, on this thread; returns how many pairs.
+///
+/// # Panics
+/// If this machine lacks `isa`.
+pub fn float_products(isa: Isa, rounds: u32) -> u64 {
+    assert!(isa.is_available(), "this machine lacks {}", isa.name());
+    isa.dispatch(Floats { rounds });
+    u64::from(rounds) * (CHAINS * LANES) as u64
+}
+
+struct Integers {
     rounds: u32,
 }
 
-impl Kernel for Peak {
+struct Floats {
+    rounds: u32,
+}
+
+impl Kernel for Integers {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let mut sums = [S::splat_i(0); CHAINS];
@@ -38,5 +52,24 @@ impl Kernel for Peak {
             all = S::add_i(all, sums[i]);
         }
         std::hint::black_box(S::sum(S::to_f(all)));
+    }
+}
+
+impl Kernel for Floats {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let mut sums = [S::splat(0.0); CHAINS];
+        let (mut weight, step) = (S::splat(0.0), S::splat(1.0));
+        for _ in 0..self.rounds {
+            weight = S::add(weight, step);
+            for i in 0..CHAINS {
+                sums[i] = S::fma(weight, S::splat((i + 1) as f32), sums[i]);
+            }
+        }
+        let mut all = sums[0];
+        for i in 1..CHAINS {
+            all = S::add(all, sums[i]);
+        }
+        std::hint::black_box(S::sum(all));
     }
 }

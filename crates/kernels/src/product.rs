@@ -191,7 +191,7 @@ impl Part<'_> {
     #[inline(always)]
     fn tiles<S: Simd, W: Format>(self, token: impl Fn(usize) -> W::Token) {
         let mut first = self.first;
-        while self.tokens == 1 && first + PANELS_OF_ONE <= self.end {
+        while S::FOUR_RUNS && self.tokens == 1 && first + PANELS_OF_ONE <= self.end {
             self.tile::<S, W, PANELS_OF_ONE, 1>(first, 0, &token);
             first += PANELS_OF_ONE;
         }

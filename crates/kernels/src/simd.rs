@@ -26,6 +26,8 @@ pub(crate) trait Simd: Copy {
     type I: Copy;
     /// Whether there are registers enough for a wide tile of a product.
     const WIDE: bool;
+    /// Whether a lone token reads four panels at a time: where memory is what it waits for.
+    const FOUR_RUNS: bool;
 
     fn splat(x: f32) -> Self::F;
     /// # Safety

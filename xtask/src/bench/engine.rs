@@ -33,14 +33,14 @@ pub(crate) fn rows(peers: &Peers, repeat: usize, row: &mut dyn FnMut(Row)) -> Re
         }
     }
     let (native, bench) = (Isa::detect()?, peers.llama("llama-bench")?);
-    let integers = limits::integers(native);
+    let integers = ("integer peak", limits::integers(native));
     for subject in std::iter::once(&smol).chain(&large) {
         subject.passes(repeat, native, &bench, [1.6, 2.2], Some(integers), row)?;
     }
     smol.depths(repeat, native, &bench, row)?;
     if let Some(synthetic) = synthetic(peers)? {
         let subject = Subject { name: "1.1 B BF16".to_owned(), gguf: quantized(peers, &synthetic, "BF16")? };
-        subject.prefill(repeat, native, &bench, 1.0, None, row)?;
+        subject.prefill(repeat, native, &bench, 1.0, Some(("float peak", limits::floats(native))), row)?;
     }
     for subject in &large {
         subject.first_token(peers, repeat, row)?;
@@ -73,7 +73,7 @@ impl Subject {
         isa: Isa,
         bench: &Path,
         [decode, prefill]: [f64; 2],
-        integers: Option<f64>,
+        peak: Option<(&'static str, f64)>,
         row: &mut dyn FnMut(Row),
     ) -> Result<()> {
         let engine = ours::load(&self.gguf, isa)?;
@@ -87,11 +87,11 @@ impl Subject {
         )?;
         drop(engine);
         let decoded = Row::rate(format!("{}, decode {DECODE}", self.name), ours, peer, "tok/s").aim(decode);
-        row(match integers {
+        row(match peak {
             None => decoded,
             Some(_) => decoded.share("bandwidth", ours * bytes as f64 / limit),
         });
-        self.prefill(repeat, isa, bench, prefill, integers, row)
+        self.prefill(repeat, isa, bench, prefill, peak, row)
     }
 
     fn prefill(
@@ -100,7 +100,7 @@ impl Subject {
         isa: Isa,
         bench: &Path,
         aim: f64,
-        integers: Option<f64>,
+        peak: Option<(&'static str, f64)>,
         row: &mut dyn FnMut(Row),
     ) -> Result<()> {
         let engine = ours::load(&self.gguf, isa)?;
@@ -109,9 +109,9 @@ impl Subject {
         let prefill = Row::rate(format!("{}, prefill {PREFILL}", self.name), ours, peer, "tok/s").aim(aim);
         // The head is run for the last token alone, and the embedding is looked up.
         let products = self.weights(|t| if t.name.starts_with("model.layers.") { t.elements() } else { Some(0) })?;
-        row(match integers {
+        row(match peak {
             None => prefill,
-            Some(peak) => prefill.share("integer peak", ours * products as f64 / peak),
+            Some((name, peak)) => prefill.share(name, ours * products as f64 / peak),
         });
         Ok(())
     }

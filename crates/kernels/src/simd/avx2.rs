@@ -166,6 +166,7 @@ impl<P: Products> Simd for Avx2<P> {
     type F = F;
     type I = I;
     const WIDE: bool = false;
+    const FOUR_RUNS: bool = true;
 
     both! {
         fn splat(; x: f32) -> F { _mm256_set1_ps(x) }

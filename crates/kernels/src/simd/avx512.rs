@@ -31,6 +31,7 @@ impl Simd for Avx512 {
     type F = __m512;
     type I = __m512i;
     const WIDE: bool = true;
+    const FOUR_RUNS: bool = true;
 
     methods! {
         fn splat(x: f32) -> __m512 { _mm512_set1_ps(x) }

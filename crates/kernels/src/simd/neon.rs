@@ -103,6 +103,7 @@ impl<D: Bytes> Simd for Neon<D> {
     type F = F;
     type I = I;
     const WIDE: bool = false;
+    const FOUR_RUNS: bool = false;
 
     all! {
         fn splat(; x: f32) -> F { vdupq_n_f32(x) }

@@ -20,6 +20,7 @@ impl Simd for Scalar {
     type F = [f32; LANES];
     type I = [i32; LANES];
     const WIDE: bool = false;
+    const FOUR_RUNS: bool = false;
 
     #[inline(always)]
     fn splat(x: f32) -> Self::F {
