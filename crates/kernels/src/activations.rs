@@ -81,14 +81,16 @@ impl Activations {
             .collect()
     }
 
-    #[inline]
+    /// The part of token `t`, which there must be: each tile asks for several, so that it is not checked.
+    #[inline(always)]
     pub(crate) fn token(&self, t: usize) -> Token {
+        debug_assert!((t + 1) * self.cols <= self.codes.len());
         let block = t * self.blocks;
         Token {
-            codes: self.codes[t * self.cols..].as_ptr(),
-            scales: self.scales[block..].as_ptr(),
-            sums: self.sums[block * self.coding.sums()..].as_ptr(),
-            pairs: self.pairs[block * self.coding.pairs()..].as_ptr(),
+            codes: self.codes.as_ptr().wrapping_add(t * self.cols),
+            scales: self.scales.as_ptr().wrapping_add(block),
+            sums: self.sums.as_ptr().wrapping_add(block * self.coding.sums()),
+            pairs: self.pairs.as_ptr().wrapping_add(block * self.coding.pairs()),
         }
     }
 }
