@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// Measure each so many times and quote the median
     #[arg(long, default_value_t = 3)]
     repeat: usize,
+    /// Only what `engine` measures under names that contain this, as "AVX2"
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
     /// Where `growth` draws its picture
     #[arg(long, value_name = "SVG", default_value = "target/growth.svg")]
     picture: PathBuf,
@@ -104,7 +107,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         rows.push(row);
     };
     match args.name {
-        Name::Engine => engine::rows(&peers, args.repeat, &mut row)?,
+        Name::Engine => engine::rows(&peers, args.repeat, &args.only, &mut row)?,
         Name::Growth => growth::rows(&peers, args.repeat, &args.picture, &mut row)?,
         Name::Quantize => quantize::quantize(&peers, args.repeat, &mut row)?,
         Name::Seal => seal::rows(&peers, args.repeat)?.into_iter().for_each(row),

@@ -63,7 +63,7 @@ impl Kernel for Floats {
         for _ in 0..self.rounds {
             weight = S::add(weight, step);
             for i in 0..CHAINS {
-                sums[i] = S::fma(weight, S::splat((i + 1) as f32), sums[i]);
+                sums[i] = S::fma(weight, S::splat((i + 2) as f32), sums[i]);
             }
         }
         let mut all = sums[0];

@@ -24,7 +24,8 @@ struct Subject {
 }
 
 /// SmolLM2 as it is published, also deep into its context, and the synthetic 1.1 B shape in several formats; then whole commands and servers.
-pub(crate) fn rows(peers: &Peers, repeat: usize, row: &mut dyn FnMut(Row)) -> Result<()> {
+/// Only subjects whose names contain `only`.
+pub(crate) fn rows(peers: &Peers, repeat: usize, only: &str, row: &mut dyn FnMut(Row)) -> Result<()> {
     let smol = Subject { name: "SmolLM2-135M Q4_1".to_owned(), gguf: peers.smollm2()? };
     let mut large = Vec::new();
     if let Some(synthetic) = synthetic(peers)? {
@@ -34,32 +35,31 @@ pub(crate) fn rows(peers: &Peers, repeat: usize, row: &mut dyn FnMut(Row)) -> Re
     }
     let (native, bench) = (Isa::detect()?, peers.llama("llama-bench")?);
     let integers = ("integer peak", limits::integers(native));
-    for subject in std::iter::once(&smol).chain(&large) {
+    let wanted = |subject: &&Subject| subject.name.contains(only);
+    for subject in std::iter::once(&smol).chain(&large).filter(wanted) {
         subject.passes(repeat, native, &bench, [1.6, 2.2], Some(integers), row)?;
     }
-    smol.depths(repeat, native, &bench, row)?;
-    if let Some(synthetic) = synthetic(peers)? {
-        let subject = Subject { name: "1.1 B BF16".to_owned(), gguf: quantized(peers, &synthetic, "BF16")? };
+    if wanted(&&smol) {
+        smol.depths(repeat, native, &bench, row)?;
+    }
+    let floats = synthetic(peers)?.map(|synthetic| quantized(peers, &synthetic, "BF16")).transpose()?;
+    let floats = floats.map(|gguf| Subject { name: "1.1 B BF16".to_owned(), gguf });
+    for subject in floats.iter().filter(wanted) {
         subject.prefill(repeat, native, &bench, 1.0, Some(("float peak", limits::floats(native))), row)?;
     }
-    for subject in &large {
+    for subject in large.iter().filter(wanted) {
         subject.first_token(peers, repeat, row)?;
     }
-    for subject in std::iter::once(&smol).chain(large.first()) {
+    for subject in std::iter::once(&smol).chain(large.first()).filter(wanted) {
         let (ours, peer) = alternate(repeat, || server::ours(peers, &subject.gguf), || server::llama(peers, &subject.gguf))?;
         row(Row::rate(format!("{}, server, {} at a time", subject.name, server::CLIENTS), ours, peer, "tok/s").aim(2.0));
     }
     if native == Isa::Avx512 {
-        let bench = peers.llama_avx2("llama-bench")?;
-        for subject in &large {
-            Subject { name: format!("{}, AVX2", subject.name), gguf: subject.gguf.clone() }.passes(
-                repeat,
-                Isa::Avx2,
-                &bench,
-                [1.0, 1.0],
-                None,
-                row,
-            )?;
+        let narrow = large.into_iter().map(|s| Subject { name: format!("{}, AVX2", s.name), ..s });
+        let narrow: Vec<_> = narrow.filter(|subject| wanted(&subject)).collect();
+        for subject in &narrow {
+            let bench = peers.llama_avx2("llama-bench")?;
+            subject.passes(repeat, Isa::Avx2, &bench, [1.0, 1.0], None, row)?;
         }
     }
     Ok(())
