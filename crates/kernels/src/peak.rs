@@ -63,6 +63,7 @@ impl Kernel for Floats {
         for _ in 0..self.rounds {
             weight = S::add(weight, step);
             for i in 0..CHAINS {
+                // Not by one, which the compiler makes an addition.
                 sums[i] = S::fma(weight, S::splat((i + 2) as f32), sums[i]);
             }
         }

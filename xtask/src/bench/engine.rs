@@ -56,8 +56,7 @@ pub(crate) fn rows(peers: &Peers, repeat: usize, only: &str, row: &mut dyn FnMut
     }
     if native == Isa::Avx512 {
         let narrow = large.into_iter().map(|s| Subject { name: format!("{}, AVX2", s.name), ..s });
-        let narrow: Vec<_> = narrow.filter(|subject| wanted(&subject)).collect();
-        for subject in &narrow {
+        for subject in narrow.filter(|subject| wanted(&subject)) {
             let bench = peers.llama_avx2("llama-bench")?;
             subject.passes(repeat, Isa::Avx2, &bench, [1.0, 1.0], None, row)?;
         }
