@@ -1,8 +1,9 @@
 //! Weight matrices, repacked once while loading into panels of rows.
 //!
 //! A panel is 16 rows, lane = row, and holds their raw blocks transposed: each of a block's 32-bit words and 16-bit fields
-//! as 16 lanes, in the order in which kernels want them. So a panel is as large as its rows are on disk, the packing
-//! loses nothing, and it is the same on every instruction set. Panels come in pairs; missing rows are zero blocks.
+//! as 16 lanes, in the order in which kernels want them. So a panel is as large as its rows are on disk (but for Q6_K and
+//! Q3_K, whose blocks are filled up to whole cache lines), the packing loses nothing, and it is the same on every
+//! instruction set. Panels come in pairs; missing rows are zero blocks.
 
 use crate::{large_pages, simd::LANES};
 use coffer_checkpoint::{DType, blocks};
@@ -55,11 +56,16 @@ impl Matrix {
     fn row(&self, row: usize) -> Vec<u8> {
         let (block_bytes, fields) = (self.dtype.block_bytes(), fields(self.dtype));
         let panel = &self.panels()[row / LANES * self.panel_bytes..][..self.panel_bytes];
-        let mut raw = vec![0; self.panel_bytes / LANES];
-        for (block, packed) in raw.chunks_exact_mut(block_bytes).zip(panel.chunks_exact(block_bytes * LANES)) {
+        let mut raw = vec![0; self.row_bytes()];
+        for (block, packed) in raw.chunks_exact_mut(block_bytes).zip(panel.chunks_exact(panel_block_bytes(self.dtype))) {
             unpack_block(fields, packed, row % LANES, block);
         }
         raw
+    }
+
+    /// Bytes of a raw row.
+    fn row_bytes(&self) -> usize {
+        self.cols / self.dtype.block_len() * self.dtype.block_bytes()
     }
 
     /// Panels, an even number.
@@ -122,7 +128,7 @@ impl MatrixBuilder {
         if !cols.is_multiple_of(block) {
             return Err(MatrixError::PartialBlock { dtype, cols, block });
         }
-        let panel_bytes = (cols / block).checked_mul(dtype.block_bytes() * LANES);
+        let panel_bytes = (cols / block).checked_mul(panel_block_bytes(dtype));
         let bytes = rows.checked_next_multiple_of(2 * LANES).and_then(|rows| panel_bytes?.checked_mul(rows / LANES));
         let (Some(panel_bytes), Some(bytes)) = (panel_bytes, bytes) else { return Err(MatrixError::Memory(usize::MAX)) };
         let mut lines = Vec::new();
@@ -136,22 +142,23 @@ impl MatrixBuilder {
     /// # Errors
     /// [`MatrixError::Length`] if the bytes are no whole rows, or more than are missing.
     pub fn push_rows(&mut self, bytes: &[u8]) -> Result<(), MatrixError> {
-        let row_bytes = self.row_bytes();
+        let row_bytes = self.matrix.row_bytes();
+        let panel_rows = row_bytes * LANES;
         let missing = (self.matrix.rows - self.packed) * row_bytes - self.waiting.len();
         if bytes.len() > missing || !bytes.len().is_multiple_of(row_bytes.max(1)) {
             return Err(self.length(bytes.len()));
         }
         let mut rest = bytes;
         if !self.waiting.is_empty() {
-            let (more, after) = rest.split_at(rest.len().min(self.matrix.panel_bytes - self.waiting.len()));
+            let (more, after) = rest.split_at(rest.len().min(panel_rows - self.waiting.len()));
             self.waiting.extend_from_slice(more);
             rest = after;
-            if self.waiting.len() == self.matrix.panel_bytes {
+            if self.waiting.len() == panel_rows {
                 let rows = std::mem::take(&mut self.waiting);
                 self.pack_panel(&rows);
             }
         }
-        let mut panels = rest.chunks_exact(self.matrix.panel_bytes.max(1));
+        let mut panels = rest.chunks_exact(panel_rows.max(1));
         panels.by_ref().for_each(|rows| self.pack_panel(rows));
         self.waiting.extend_from_slice(panels.remainder());
         Ok(())
@@ -162,34 +169,29 @@ impl MatrixBuilder {
     /// # Errors
     /// [`MatrixError::Length`] if some did not.
     pub fn finish(mut self) -> Result<Matrix, MatrixError> {
-        let row_bytes = self.row_bytes();
+        let row_bytes = self.matrix.row_bytes();
         if self.packed * row_bytes + self.waiting.len() != self.matrix.rows * row_bytes {
             return Err(self.length(0));
         }
         if !self.waiting.is_empty() {
             let mut rows = std::mem::take(&mut self.waiting);
-            rows.resize(self.matrix.panel_bytes, 0);
+            rows.resize(row_bytes * LANES, 0);
             self.pack_panel(&rows);
         }
         self.matrix.grow(self.matrix.panel_count() * self.matrix.panel_bytes);
         Ok(self.matrix)
     }
 
-    fn row_bytes(&self) -> usize {
-        self.matrix.panel_bytes / LANES
-    }
-
     fn length(&self, more: usize) -> MatrixError {
-        let row_bytes = self.row_bytes();
+        let row_bytes = self.matrix.row_bytes();
         let got = self.packed * row_bytes + self.waiting.len() + more;
         MatrixError::Length { got, want: self.matrix.rows * row_bytes }
     }
 
     /// Packs the raw rows of the next panel.
     fn pack_panel(&mut self, rows: &[u8]) {
-        let Matrix { dtype, panel_bytes, .. } = self.matrix;
+        let (dtype, row_bytes) = (self.matrix.dtype, self.matrix.row_bytes());
         let panel = self.matrix.panel_mut(self.packed);
-        let row_bytes = panel_bytes / LANES;
         let rows: [&[u8]; LANES] = std::array::from_fn(|lane| &rows[lane * row_bytes..][..row_bytes]);
         match dtype {
             // One field a block: the whole panel is one run of them.
@@ -203,6 +205,12 @@ impl MatrixBuilder {
 
 fn panel_count(rows: usize) -> usize {
     rows.div_ceil(2 * LANES) * 2
+}
+
+/// Bytes of a block of a panel. A block of 256 columns begins with a cache line: no word straddles two.
+const fn panel_block_bytes(dtype: DType) -> usize {
+    let bytes = dtype.block_bytes() * LANES;
+    if dtype.block_len() == 256 { bytes.next_multiple_of(size_of::<Line>()) } else { bytes }
 }
 
 /// A run of equal fields in a raw block.
@@ -241,18 +249,18 @@ fn fields(dtype: DType) -> &'static [Field] {
         DType::Q4_1 => fields![4: 4 x 4 Same, 0: 2 x 2 Same],
         DType::Q5_0 => fields![6: 4 x 4 Same, 2: 1 x 4 HighBits, 0: 1 x 2 Same],
         DType::Q5_1 => fields![8: 4 x 4 Same, 4: 1 x 4 HighBits, 0: 2 x 2 Same],
-        DType::Q4_K => fields![0: 2 x 2 Same, 4: 3 x 4 Same, 16: 32 x 4 Same],
-        DType::Q5_K => fields![0: 2 x 2 Same, 4: 3 x 4 Same, 16: 8 x 4 Same, 48: 32 x 4 Same],
+        DType::Q4_K => fields![4: 3 x 4 Same, 16: 32 x 4 Same, 0: 2 x 2 Same],
+        DType::Q5_K => fields![4: 3 x 4 Same, 16: 8 x 4 Same, 48: 32 x 4 Same, 0: 2 x 2 Same],
         DType::IQ4_NL => fields![2: 4 x 4 Same, 0: 1 x 2 Same],
         // Each half of the columns by itself.
         DType::Q6_K => fields![
-            208: 1 x 2 Same,
             192: 2 x 4 Same, 128: 8 x 4 Same, 0: 16 x 4 Same,
-            200: 2 x 4 Same, 160: 8 x 4 Same, 64: 16 x 4 Same
+            200: 2 x 4 Same, 160: 8 x 4 Same, 64: 16 x 4 Same,
+            208: 1 x 2 Same
         ],
-        DType::Q3_K => fields![108: 1 x 2 Same, 96: 3 x 4 Same, 0: 8 x 4 Same, 32: 16 x 4 Same],
-        DType::Q2_K => fields![80: 2 x 2 Same, 0: 4 x 4 Same, 16: 16 x 4 Same],
-        DType::IQ4_XS => fields![0: 2 x 2 Same, 4: 1 x 4 Same, 8: 32 x 4 Same],
+        DType::Q3_K => fields![96: 3 x 4 Same, 0: 8 x 4 Same, 32: 16 x 4 Same, 108: 1 x 2 Same],
+        DType::Q2_K => fields![0: 4 x 4 Same, 16: 16 x 4 Same, 80: 2 x 2 Same],
+        DType::IQ4_XS => fields![4: 1 x 4 Same, 8: 32 x 4 Same, 0: 2 x 2 Same],
         _ => &[],
     }
 }
@@ -260,7 +268,7 @@ fn fields(dtype: DType) -> &'static [Field] {
 /// Packs rows of blocks with several fields into their panel.
 fn pack_blocks(dtype: DType, rows: [&[u8]; LANES], panel: &mut [u8]) {
     let (block_bytes, fields) = (dtype.block_bytes(), fields(dtype));
-    for (i, mut packed) in panel.chunks_exact_mut(block_bytes * LANES).enumerate() {
+    for (i, mut packed) in panel.chunks_exact_mut(panel_block_bytes(dtype)).enumerate() {
         for field in fields {
             let bytes = field.count * field.size;
             let (run, rest) = packed.split_at_mut(bytes * LANES);

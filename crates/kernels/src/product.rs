@@ -173,6 +173,14 @@ fn ahead<const P: usize, const T: usize>(mut panels: [*const u8; P], at: usize, 
     panels
 }
 
+/// Asks for the line at `next`, unless the tile has tokens enough to compute until it comes by itself.
+#[inline(always)]
+fn ask<S: Simd, const T: usize>(next: *const u8) {
+    if T < 5 {
+        S::prefetch(next);
+    }
+}
+
 impl Part<'_> {
     #[inline(always)]
     fn floats<S: Simd, W: Format<Token = *const f32>>(self) {

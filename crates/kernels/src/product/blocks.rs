@@ -1,7 +1,7 @@
 //! Formats with blocks of 32 columns and activations in blocks of 32: for each block an exact integer product, then
 //! `sum += (integer · d [+ m · Σ codes]) · activation scale`.
 
-use super::{Format, ahead, codes::Codes};
+use super::{Format, ahead, ask, codes::Codes};
 use crate::activations::Token;
 use crate::simd::{LANES, Simd};
 
@@ -118,7 +118,7 @@ impl<B: Block> Format for Blocks<B> {
             unsafe {
                 let dots = integers::<S, B, P, T>(at, next, b, &tokens);
                 for p in 0..P {
-                    S::prefetch(next[p].wrapping_add(B::WORDS * 64));
+                    ask::<S, T>(next[p].wrapping_add(B::WORDS * 64));
                     let scales = at[p].add(B::WORDS * 64);
                     let d = S::load_f16(scales);
                     for t in 0..T {
@@ -198,7 +198,7 @@ unsafe fn columns<S: Simd, B: Block, const P: usize, const T: usize, const V: us
     let run = B::CODES.run(8);
     for p in 0..P {
         // Of Q8_0 every other line: its neighbour comes along.
-        S::prefetch(next[p].wrapping_add(B::WORDS / 4 * 64 * V));
+        ask::<S, T>(next[p].wrapping_add(B::WORDS / 4 * 64 * V));
         // SAFETY: the caller's promise; a block has 32 codes.
         unsafe {
             let [low, high] = B::codes::<S>(at[p], V);

@@ -2,7 +2,7 @@
 //! its product is one exact integer for each, then `sum += (integer · d [− minima · dmin]) · activation scale`.
 
 use super::blocks::{IQ4_VALUES, fifth};
-use super::{Format, ahead, codes::Codes};
+use super::{Format, ahead, ask, codes::Codes};
 use crate::activations::Token;
 use crate::simd::{LANES, Simd};
 use std::sync::atomic::{Ordering::SeqCst, compiler_fence};
@@ -10,13 +10,11 @@ use std::sync::atomic::{Ordering::SeqCst, compiler_fence};
 /// How a block's codes and scales are stored, in words as in [`super::blocks`]: in the order in which they are wanted, so that memory is read
 /// forwards.
 pub(super) trait Superblock {
-    /// Words, after the fields of 16 bits.
+    /// Words; a line follows with `d` and perhaps another field of 16 bits.
     const WORDS: usize;
     /// Columns that share a scale.
     const COLS: usize;
-    /// Fields of 16 bits, which come first: `d`, and another.
-    const HALVES: usize;
-    /// `Some(unit)` if there are minima and the second field of 16 bits is `dmin`: [`low`](Self::low) is the exact sum in these units.
+    /// `Some(unit)` if there are minima and the other field of 16 bits is `dmin`: [`low`](Self::low) is the exact sum in these units.
     const MIN: Option<f32>;
     const CODES: Codes;
     /// What a sub-block's product begins with for its unsigned codes' zero, from −32 times the sum of activations; without minima.
@@ -27,7 +25,7 @@ pub(super) trait Superblock {
     /// The scale of sub-block `N` of the eight that begin with sub-block 8 · `eight`.
     ///
     /// # Safety
-    /// `words` must point to the words of a readable panel block, here and below.
+    /// `words` must point to a readable panel block, here and below.
     unsafe fn scale<S: Simd, const N: usize>(words: *const u8, eight: usize) -> S::I;
     /// The sum of minima times sums of the codes of `token`'s block `b`.
     ///
@@ -145,7 +143,6 @@ impl Superblock for Q4 {
     const WORDS: usize = 35;
     const COLS: usize = 32;
     const CODES: Codes = Codes::UpTo(15);
-    const HALVES: usize = 2;
     const MIN: Option<f32> = Some(1.0);
 
     #[inline(always)]
@@ -169,7 +166,6 @@ impl Superblock for Q5 {
     const WORDS: usize = 43;
     const COLS: usize = 32;
     const CODES: Codes = Codes::UpTo(31);
-    const HALVES: usize = 2;
     const MIN: Option<f32> = Some(1.0);
 
     #[inline(always)]
@@ -194,7 +190,6 @@ impl Superblock for Q6 {
     const WORDS: usize = 52;
     const COLS: usize = 16;
     const CODES: Codes = Codes::UpTo(63);
-    const HALVES: usize = 1;
     const MIN: Option<f32> = None;
 
     #[inline(always)]
@@ -229,7 +224,6 @@ impl Superblock for Q3 {
     const WORDS: usize = 27;
     const COLS: usize = 16;
     const CODES: Codes = Codes::UpTo(7);
-    const HALVES: usize = 1;
     const MIN: Option<f32> = None;
 
     #[inline(always)]
@@ -257,7 +251,6 @@ impl Superblock for Q2 {
     const WORDS: usize = 20;
     const COLS: usize = 16;
     const CODES: Codes = Codes::UpTo(3);
-    const HALVES: usize = 2;
     // Sums of 16 codes are kept times −32.
     const MIN: Option<f32> = Some(-1.0 / 32.0);
 
@@ -287,7 +280,6 @@ impl Superblock for Q2 {
 impl Superblock for Iq4 {
     const WORDS: usize = 33;
     const COLS: usize = 32;
-    const HALVES: usize = 2;
     const MIN: Option<f32> = None;
     const CODES: Codes = Codes::Less128;
 
@@ -297,8 +289,8 @@ impl Superblock for Iq4 {
     }
     #[inline(always)]
     unsafe fn scale<S: Simd, const N: usize>(words: *const u8, _: usize) -> S::I {
-        // SAFETY: the caller's promise; a word of nibbles comes first, and their upper bits just before it.
-        let (low, high) = unsafe { (word::<S>(words, 0), S::bits(S::load_bf16(words.sub(2 * LANES)))) };
+        // SAFETY: the caller's promise; a word of nibbles comes first, and their upper bits come last, after `d`.
+        let (low, high) = unsafe { (word::<S>(words, 0), S::bits(S::load_bf16(words.add(64 * Self::WORDS + 2 * LANES)))) };
         let low = S::and(S::shr(low, 4 * N as u32), S::splat_i(15));
         let high = S::and(S::shr(high, 16 + 2 * N as u32), S::splat_i(3));
         S::add_i(S::or(low, S::shl(high, 4)), S::splat_i(-32))
@@ -332,12 +324,13 @@ impl<B: Superblock> Format for Super<B> {
             unsafe {
                 let dots = integers::<S, B, P, T>(at, next, b, &tokens);
                 for p in 0..P {
-                    let d = S::load_f16(at[p]);
+                    let halves = at[p].add(64 * B::WORDS);
+                    let d = S::load_f16(halves);
                     for t in 0..T {
                         let mut x = S::mul(S::to_f(dots[p][t]), d);
                         if let Some(unit) = B::MIN {
-                            let dmin = S::load_f16(at[p].add(2 * LANES));
-                            x = S::fma(S::to_f(B::low::<S>(words::<B>(at[p]), &tokens[t], b)), S::mul(dmin, S::splat(-unit)), x);
+                            let dmin = S::load_f16(halves.add(2 * LANES));
+                            x = S::fma(S::to_f(B::low::<S>(at[p], &tokens[t], b)), S::mul(dmin, S::splat(-unit)), x);
                         }
                         sums[p][t] = S::fma(x, S::splat(*tokens[t].scales.add(b)), sums[p][t]);
                     }
@@ -351,13 +344,7 @@ impl<B: Superblock> Format for Super<B> {
 
 /// Bytes of a panel block.
 const fn bytes<B: Superblock>() -> usize {
-    B::HALVES * 2 * LANES + B::WORDS * 64
-}
-
-/// Where the words of a panel block begin.
-#[inline(always)]
-fn words<B: Superblock>(block: *const u8) -> *const u8 {
-    block.wrapping_add(B::HALVES * 2 * LANES)
+    64 * (B::WORDS + 1)
 }
 
 /// The integer products of block `b`, each sub-block times its scale.
@@ -428,10 +415,10 @@ unsafe fn sub_block<S: Simd, B: Superblock, const P: usize, const T: usize, cons
             compiler_fence(SeqCst);
         }
         for p in 0..P {
-            S::prefetch(next[p].wrapping_add((B::COLS / 4 * s + v) * (bytes::<B>() / 64)));
+            ask::<S, T>(next[p].wrapping_add((B::COLS / 4 * s + v) * (B::WORDS + 1)));
             // SAFETY: the caller's promise; a block has 256 codes.
             unsafe {
-                let codes = B::codes::<S, N>(words::<B>(at[p]), eight, v);
+                let codes = B::codes::<S, N>(at[p], eight, v);
                 for t in 0..T {
                     let word = tokens[t].codes.add(256 * b + B::COLS * s + 4 * v).cast::<i32>().read_unaligned();
                     dots[p][t] = run.add::<S>(dots[p][t], codes, word);
@@ -441,7 +428,7 @@ unsafe fn sub_block<S: Simd, B: Superblock, const P: usize, const T: usize, cons
     }
     for p in 0..P {
         // SAFETY: the caller's promise.
-        let scale = unsafe { B::scale::<S, N>(words::<B>(at[p]), eight) };
+        let scale = unsafe { B::scale::<S, N>(at[p], eight) };
         for t in 0..T {
             let dot = run.close::<S>(dots[p][t], start[p][t]);
             sums[p][t] = S::settled(S::add_i(sums[p][t], S::mul_i(scale, dot)));
