@@ -8,7 +8,8 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 
-const TYPES: [&str; 12] = ["Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q5_1", "Q4_0", "Q4_1", "Q4_K_M", "IQ4_NL", "IQ4_XS", "Q3_K_M", "Q2_K"];
+const TYPES: [&str; 12] =
+    ["Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q5_1", "Q4_0", "Q4_1", "Q4_K_M", "IQ4_NL", "IQ4_XS", "Q3_K_M", "Q2_K"];
 
 /// llama.cpp runs what `convert` and `quantize` write, with our perplexity.
 pub(crate) fn llama_runs_our_gguf(peers: &Peers, folder: &Path) -> Result<Outcome> {
