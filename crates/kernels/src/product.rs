@@ -20,12 +20,14 @@ use coffer_checkpoint::DType;
 const PANELS: usize = 2;
 /// Panels of a tile with one token, which waits for memory: the more runs are read at a time, the more lines are on their way.
 const PANELS_OF_ONE: usize = 4;
-/// Bytes ahead of a kernel that are asked for.
+/// Bytes ahead of a kernel that are asked for, unless its format knows better.
 const AHEAD: usize = 2304;
 /// Tokens whose activations are kept in cache while panels pass by.
 const TOKENS_IN_CACHE: usize = 160;
 /// Bytes of panels that a thread takes at a time.
 const PART_BYTES: usize = 128 << 10;
+/// The same for a lone token: what is asked for past a part's end is mostly asked for in vain.
+const PART_BYTES_OF_ONE: usize = 512 << 10;
 /// Products smaller than this (in multiplications) are not worth another thread's attention.
 const SMALL: usize = 1 << 16;
 
@@ -99,7 +101,8 @@ fn panels_of_a_part(w: &Matrix, threads: usize, tokens: usize) -> usize {
         return w.panel_count().max(1);
     }
     let fair = w.panel_count() / (4 * threads);
-    let cached = PART_BYTES / w.panel_bytes().max(1);
+    let bytes = if tokens == 1 { PART_BYTES_OF_ONE } else { PART_BYTES };
+    let cached = bytes / w.panel_bytes().max(1);
     fair.min(cached).next_multiple_of(PANELS_OF_ONE).max(PANELS_OF_ONE)
 }
 
@@ -161,11 +164,11 @@ trait Format {
 }
 
 /// What a tile of `T` tokens asks for while it reads `at` bytes after the beginnings of its panels, of `size` bytes each: what
-/// it reads [`AHEAD`] bytes later. A lone token goes on past the ends, in the panels that the next tile has in their places;
+/// it reads `distance` bytes later. A lone token goes on past the ends, in the panels that the next tile has in their places;
 /// with more tokens there is less to wait for, and no register to spare.
 #[inline(always)]
-fn ahead<const P: usize, const T: usize>(mut panels: [*const u8; P], at: usize, size: usize) -> [*const u8; P] {
-    let at = at + AHEAD;
+fn ahead<const P: usize, const T: usize>(mut panels: [*const u8; P], at: usize, distance: usize, size: usize) -> [*const u8; P] {
+    let at = at + distance;
     let at = if T > 1 || at < size { at } else { at + (P - 1) * size };
     for p in 0..P {
         panels[p] = panels[p].wrapping_add(at);

@@ -1,7 +1,7 @@
 //! Formats with blocks of 32 columns and activations in blocks of 32: for each block an exact integer product, then
 //! `sum += (integer · d [+ m · Σ codes]) · activation scale`.
 
-use super::{Format, ahead, ask, codes::Codes};
+use super::{AHEAD, Format, ahead, ask, codes::Codes};
 use crate::activations::Token;
 use crate::simd::{LANES, Simd};
 
@@ -113,7 +113,7 @@ impl<B: Block> Format for Blocks<B> {
         let mut sums = [[S::splat(0.0); T]; P];
         let mut at = panels;
         for b in 0..cols / 32 {
-            let next = ahead::<P, T>(panels, b * bytes, cols / 32 * bytes);
+            let next = ahead::<P, T>(panels, b * bytes, if by_pairs::<S, T>() { 1536 } else { AHEAD }, cols / 32 * bytes);
             // SAFETY: block b is in the panels and in the tokens.
             unsafe {
                 let dots = integers::<S, B, P, T>(at, next, b, &tokens);
@@ -135,6 +135,12 @@ impl<B: Block> Format for Blocks<B> {
         }
         sums
     }
+}
+
+/// Whether a tile asks for every other line alone, whose neighbour comes along.
+#[inline(always)]
+fn by_pairs<S: Simd, const T: usize>() -> bool {
+    S::WIDE && T == 1
 }
 
 /// The integer products of block `b`: codes minus their zero point, which the token's sum already holds, times activations.
@@ -197,8 +203,10 @@ unsafe fn columns<S: Simd, B: Block, const P: usize, const T: usize, const V: us
 ) {
     let run = B::CODES.run(8);
     for p in 0..P {
-        // Of Q8_0 every other line: its neighbour comes along.
-        ask::<S, T>(next[p].wrapping_add(B::WORDS / 4 * 64 * V));
+        let line = B::WORDS / 4 * 64 * V;
+        if line.is_multiple_of(128) || !by_pairs::<S, T>() {
+            ask::<S, T>(next[p].wrapping_add(line));
+        }
         // SAFETY: the caller's promise; a block has 32 codes.
         unsafe {
             let [low, high] = B::codes::<S>(at[p], V);

@@ -2,7 +2,7 @@
 //! its product is one exact integer for each, then `sum += (integer · d [− minima · dmin]) · activation scale`.
 
 use super::blocks::{IQ4_VALUES, fifth};
-use super::{Format, ahead, ask, codes::Codes};
+use super::{AHEAD, Format, ahead, ask, codes::Codes};
 use crate::activations::Token;
 use crate::simd::{LANES, Simd};
 use std::sync::atomic::{Ordering::SeqCst, compiler_fence};
@@ -17,6 +17,8 @@ pub(super) trait Superblock {
     /// `Some(unit)` if there are minima and the other field of 16 bits is `dmin`: [`low`](Self::low) is the exact sum in these units.
     const MIN: Option<f32>;
     const CODES: Codes;
+    /// How often a tile that waits for memory asks for the same: a core forgets some of what it is asked for.
+    const ASKS: usize = 1;
     /// What a sub-block's product begins with for its unsigned codes' zero, from −32 times the sum of activations; without minima.
     #[inline(always)]
     fn zero(sum: i32) -> i32 {
@@ -141,6 +143,7 @@ unsafe fn nibbles<S: Simd, const N: usize>(words: *const u8, v: usize) -> S::I {
 
 impl Superblock for Q4 {
     const WORDS: usize = 35;
+    const ASKS: usize = 3;
     const COLS: usize = 32;
     const CODES: Codes = Codes::UpTo(15);
     const MIN: Option<f32> = Some(1.0);
@@ -164,6 +167,7 @@ impl Superblock for Q4 {
 
 impl Superblock for Q5 {
     const WORDS: usize = 43;
+    const ASKS: usize = 3;
     const COLS: usize = 32;
     const CODES: Codes = Codes::UpTo(31);
     const MIN: Option<f32> = Some(1.0);
@@ -188,6 +192,7 @@ impl Superblock for Q5 {
 
 impl Superblock for Q6 {
     const WORDS: usize = 52;
+    const ASKS: usize = 3;
     const COLS: usize = 16;
     const CODES: Codes = Codes::UpTo(63);
     const MIN: Option<f32> = None;
@@ -319,7 +324,7 @@ impl<B: Superblock> Format for Super<B> {
         let mut sums = [[S::splat(0.0); T]; P];
         let mut at = panels;
         for b in 0..cols / 256 {
-            let next = ahead::<P, T>(panels, b * bytes, cols / 256 * bytes);
+            let next = ahead::<P, T>(panels, b * bytes, if waits::<S, B, T>() { 3 * AHEAD } else { AHEAD }, cols / 256 * bytes);
             // SAFETY: block b is in the panels and in the tokens.
             unsafe {
                 let dots = integers::<S, B, P, T>(at, next, b, &tokens);
@@ -345,6 +350,12 @@ impl<B: Superblock> Format for Super<B> {
 /// Bytes of a panel block.
 const fn bytes<B: Superblock>() -> usize {
     64 * (B::WORDS + 1)
+}
+
+/// Whether a tile has so few tokens that it waits for memory.
+#[inline(always)]
+fn waits<S: Simd, B: Superblock, const T: usize>() -> bool {
+    T == 1 || T == 2 && S::WIDE && B::ASKS > 1
 }
 
 /// The integer products of block `b`, each sub-block times its scale.
@@ -415,7 +426,10 @@ unsafe fn sub_block<S: Simd, B: Superblock, const P: usize, const T: usize, cons
             compiler_fence(SeqCst);
         }
         for p in 0..P {
-            ask::<S, T>(next[p].wrapping_add((B::COLS / 4 * s + v) * (B::WORDS + 1)));
+            let share = (B::COLS / 4 * s + v) * (B::WORDS + 1);
+            for again in 0..if waits::<S, B, T>() { B::ASKS } else { 1 } {
+                ask::<S, T>(next[p].wrapping_add(share + 64 * again));
+            }
             // SAFETY: the caller's promise; a block has 256 codes.
             unsafe {
                 let codes = B::codes::<S, N>(at[p], eight, v);
