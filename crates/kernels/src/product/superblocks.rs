@@ -17,7 +17,7 @@ pub(super) trait Superblock {
     /// `Some(unit)` if there are minima and the other field of 16 bits is `dmin`: [`low`](Self::low) is the exact sum in these units.
     const MIN: Option<f32>;
     const CODES: Codes;
-    /// How often a tile that waits for memory asks for the same: a core forgets some of what it is asked for.
+    /// How often a tile that [`waits`] asks for the same line: a core forgets some of what it is asked for.
     const ASKS: usize = 1;
     /// What a sub-block's product begins with for its unsigned codes' zero, from −32 times the sum of activations; without minima.
     #[inline(always)]
@@ -352,7 +352,7 @@ const fn bytes<B: Superblock>() -> usize {
     64 * (B::WORDS + 1)
 }
 
-/// Whether a tile has so few tokens that it waits for memory.
+/// Whether a tile asks further ahead and [`ASKS`](Superblock::ASKS) times: one token waits for memory, two still gain by repetition.
 #[inline(always)]
 fn waits<S: Simd, B: Superblock, const T: usize>() -> bool {
     T == 1 || T == 2 && S::WIDE && B::ASKS > 1

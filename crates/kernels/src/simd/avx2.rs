@@ -265,7 +265,7 @@ impl<P: Products> Simd for Avx2<P> {
     #[inline(always)]
     fn prefetch(p: *const u8) {
         // SAFETY: a prefetch faults nowhere.
-        unsafe { _mm_prefetch::<_MM_HINT_T2>(p.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 }
 

@@ -108,7 +108,7 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn prefetch(p: *const u8) {
         // SAFETY: a prefetch faults nowhere.
-        unsafe { _mm_prefetch::<_MM_HINT_T2>(p.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 }
 
