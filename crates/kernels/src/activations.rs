@@ -1,140 +1,150 @@
-//! Activations as codes of eight bits, one scale for each block.
+//! Activations as codes of eight bits, in blocks that have one scale each.
 
+use crate::Isa;
+use crate::pool::Pool;
 use crate::simd::{Kernel, Simd};
+use std::mem::MaybeUninit;
+use std::sync::{Mutex, PoisonError};
 
 /// How a weight format wants its activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Coding {
-    /// Blocks of 32; `sums` holds `factor` times the sum of each block's codes.
+    /// As [`Block32`]s whose `sum` is `factor` times that of their codes.
     Blocks { factor: i32 },
-    /// Blocks of 256; `sums` holds −32 times the sum of every 16 codes, `pairs` the sums of every 32 as 16-bit halves:
-    /// those of columns (0, 64), (32, 96), (128, 192), (160, 224).
+    /// As [`Block256`]s.
     Superblocks,
 }
 
-impl Coding {
-    pub(crate) fn block(self) -> usize {
-        match self {
-            Coding::Blocks { .. } => 32,
-            Coding::Superblocks => 256,
-        }
-    }
-    fn sums(self) -> usize {
-        match self {
-            Coding::Blocks { .. } => 1,
-            Coding::Superblocks => 16,
-        }
-    }
-    fn pairs(self) -> usize {
-        match self {
-            Coding::Blocks { .. } => 0,
-            Coding::Superblocks => 4,
-        }
-    }
+/// 32 columns of a token.
+#[repr(C)]
+pub(crate) struct Block32 {
+    codes: [i8; 32],
+    pub(crate) scale: f32,
+    /// A factor times the sum of the codes.
+    pub(crate) sum: i32,
 }
 
-/// Coded activations of some tokens, `[tokens, …]` each.
-pub(crate) struct Activations {
-    pub(crate) coding: Coding,
-    cols: usize,
-    /// Of one token.
-    blocks: usize,
-    codes: Vec<i8>,
-    scales: Vec<f32>,
-    sums: Vec<i32>,
-    pairs: Vec<i32>,
+/// 256 columns of a token.
+#[repr(C)]
+pub(crate) struct Block256 {
+    codes: [i8; 256],
+    pub(crate) scale: f32,
+    /// The sums of every 32 codes as 16-bit halves: those of columns (0, 64), (32, 96), (128, 192), (160, 224).
+    pub(crate) pairs: [i32; 4],
+    /// −32 times the sum of every 16 codes.
+    pub(crate) sums: [i32; 16],
 }
 
-/// One token's part. Kernels index it unchecked: `codes` has whole blocks, the others their fixed number for each.
-#[derive(Clone, Copy)]
-pub(crate) struct Token {
-    pub(crate) codes: *const i8,
-    pub(crate) scales: *const f32,
-    pub(crate) sums: *const i32,
-    pub(crate) pairs: *const i32,
+/// Coded activations, `[tokens, blocks]`.
+pub(crate) enum Activations {
+    Blocks { factor: i32, blocks: Vec<Block32> },
+    Superblocks(Vec<Block256>),
 }
 
 impl Activations {
-    /// Room for `tokens` of `cols`, whole blocks.
-    pub(crate) fn new(coding: Coding, tokens: usize, cols: usize) -> Self {
-        let blocks = cols / coding.block();
-        Self {
-            coding,
-            cols,
-            blocks,
-            codes: vec![0; tokens * cols],
-            scales: vec![0.0; tokens * blocks],
-            sums: vec![0; tokens * blocks * coding.sums()],
-            pairs: vec![0; tokens * blocks * coding.pairs()],
+    /// Codes `x`, which is whole blocks.
+    pub(crate) fn new(coding: Coding, x: &[f32], isa: Isa, pool: &Pool) -> Self {
+        match coding {
+            Coding::Blocks { factor } => Activations::Blocks { factor, blocks: coded(x, factor, isa, pool) },
+            Coding::Superblocks => Activations::Superblocks(coded(x, -32, isa, pool)),
         }
     }
 
-    /// Splits into parts of `tokens` that can be filled apart.
-    pub(crate) fn parts(&mut self, tokens: usize) -> Vec<Part<'_>> {
-        let (coding, blocks) = (self.coding, tokens * self.blocks);
-        let mut pairs = self.pairs.chunks_mut((blocks * coding.pairs()).max(1));
-        self.codes
-            .chunks_mut(tokens * self.cols)
-            .zip(self.scales.chunks_mut(blocks))
-            .zip(self.sums.chunks_mut(blocks * coding.sums()))
-            .map(|((codes, scales), sums)| Part { coding, codes, scales, sums, pairs: pairs.next().unwrap_or_default() })
-            .collect()
+    pub(crate) fn coding(&self) -> Coding {
+        match *self {
+            Activations::Blocks { factor, .. } => Coding::Blocks { factor },
+            Activations::Superblocks(_) => Coding::Superblocks,
+        }
     }
+}
 
-    /// The part of token `t`, which there must be: each tile asks for several, so that it is not checked.
+impl Block32 {
+    /// Codes 4 · `i`.. to 4 · `i` + 3, below 8, as bytes of a word.
     #[inline(always)]
-    pub(crate) fn token(&self, t: usize) -> Token {
-        debug_assert!((t + 1) * self.cols <= self.codes.len());
-        let block = t * self.blocks;
-        Token {
-            codes: self.codes.as_ptr().wrapping_add(t * self.cols),
-            scales: self.scales.as_ptr().wrapping_add(block),
-            sums: self.sums.as_ptr().wrapping_add(block * self.coding.sums()),
-            pairs: self.pairs.as_ptr().wrapping_add(block * self.coding.pairs()),
-        }
+    pub(crate) fn word(&self, i: usize) -> i32 {
+        word(&self.codes, i)
     }
 }
 
-/// Some tokens' share of [`Activations`].
-pub(crate) struct Part<'a> {
-    coding: Coding,
-    codes: &'a mut [i8],
-    scales: &'a mut [f32],
-    sums: &'a mut [i32],
-    pairs: &'a mut [i32],
+impl Block256 {
+    /// Codes 4 · `i`.. to 4 · `i` + 3, below 64, as bytes of a word.
+    #[inline(always)]
+    pub(crate) fn word(&self, i: usize) -> i32 {
+        word(&self.codes, i)
+    }
 }
 
-/// Codes `x` into `part`, whose tokens it holds.
-pub(crate) struct Quantize<'a, 'b> {
-    pub(crate) x: &'a [f32],
-    pub(crate) part: &'a mut Part<'b>,
+#[inline(always)]
+fn word(codes: &[i8], i: usize) -> i32 {
+    i32::from_le_bytes([codes[4 * i] as u8, codes[4 * i + 1] as u8, codes[4 * i + 2] as u8, codes[4 * i + 3] as u8])
 }
 
-impl Kernel for Quantize<'_, '_> {
+trait Coded: Sized + Send {
+    const COLS: usize;
+    /// Of `COLS` activations; `factor` is that of its sums.
+    fn new(x: &[f32], factor: i32) -> Self;
+}
+
+impl Coded for Block32 {
+    const COLS: usize = 32;
+    #[inline(always)]
+    fn new(x: &[f32], factor: i32) -> Self {
+        let mut codes = [0; 32];
+        let scale = quantize_block(x, &mut codes);
+        Self { codes, scale, sum: factor * total(&codes) }
+    }
+}
+
+impl Coded for Block256 {
+    const COLS: usize = 256;
+    #[inline(always)]
+    fn new(x: &[f32], factor: i32) -> Self {
+        let mut codes = [0; 256];
+        let scale = quantize_block(x, &mut codes);
+        let (mut sums, mut pairs) = ([0; 16], [0; 4]);
+        for (codes, sum) in codes.chunks_exact(16).zip(&mut sums) {
+            *sum = factor * total(codes);
+        }
+        for (i, pair) in pairs.iter_mut().enumerate() {
+            let [low, high] = [0, 64].map(|at| total(&codes[128 * (i / 2) + 32 * (i % 2) + at..][..32]));
+            *pair = low & 0xffff | high << 16;
+        }
+        Self { codes, scale, pairs, sums }
+    }
+}
+
+/// Columns that a thread codes at a time.
+const PART: usize = 1 << 16;
+
+fn coded<B: Coded>(x: &[f32], factor: i32, isa: Isa, pool: &Pool) -> Vec<B> {
+    let count = x.len() / B::COLS;
+    let mut blocks = Vec::with_capacity(count);
+    let parts: Vec<_> =
+        blocks.spare_capacity_mut()[..count].chunks_mut(PART / B::COLS).zip(x.chunks(PART)).map(Mutex::new).collect();
+    pool.run(parts.len(), &|i| {
+        // Each part is locked once; the lock only proves it to the compiler.
+        let (blocks, x) = &mut *parts[i].lock().unwrap_or_else(PoisonError::into_inner);
+        isa.dispatch(Code { x, factor, blocks });
+    });
+    drop(parts);
+    // SAFETY: the parts have written every block.
+    unsafe { blocks.set_len(count) };
+    blocks
+}
+
+/// Codes `x` into `blocks`, all of them.
+struct Code<'a, B> {
+    x: &'a [f32],
+    factor: i32,
+    blocks: &'a mut [MaybeUninit<B>],
+}
+
+impl<B: Coded> Kernel for Code<'_, B> {
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let Part { coding, codes, scales, sums, pairs } = self.part;
-        let block = coding.block();
-        for ((x, codes), scale) in self.x.chunks_exact(block).zip(codes.chunks_exact_mut(block)).zip(scales.iter_mut()) {
-            *scale = quantize_block(x, codes);
-        }
-        match coding {
-            Coding::Blocks { factor } => {
-                for (codes, sum) in codes.chunks_exact(32).zip(sums.iter_mut()) {
-                    *sum = *factor * total(codes);
-                }
-            }
-            Coding::Superblocks => {
-                for (codes, sum) in codes.chunks_exact(16).zip(sums.iter_mut()) {
-                    *sum = -32 * total(codes);
-                }
-                for (codes, pair) in codes.chunks_exact(128).zip(pairs.chunks_exact_mut(2)) {
-                    for (half, pair) in pair.iter_mut().enumerate() {
-                        let [low, high] = [0, 64].map(|at| total(&codes[at + 32 * half..][..32]));
-                        *pair = low & 0xffff | high << 16;
-                    }
-                }
-            }
+        assert_eq!(self.x.len(), self.blocks.len() * B::COLS);
+        for (x, block) in self.x.chunks_exact(B::COLS).zip(self.blocks) {
+            block.write(B::new(x, self.factor));
         }
     }
 }

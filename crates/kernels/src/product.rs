@@ -8,7 +8,7 @@ mod codes;
 mod floats;
 mod superblocks;
 
-use crate::activations::{Activations, Coding, Quantize, Token};
+use crate::activations::{Activations, Block32, Block256, Coding};
 use crate::pool::Pool;
 use crate::rows::write;
 use crate::shared::Shared;
@@ -36,14 +36,14 @@ pub(crate) fn matmul(isa: Isa, pool: &Pool, ws: &[&Matrix], x: &[f32], tokens: u
     if x.is_empty() {
         return ys.iter_mut().for_each(|y| y.fill(0.0));
     }
-    let activations = quantize(isa, pool, ws, x, tokens);
+    let activations = quantize(isa, pool, ws, x);
     let parts: Vec<Part<'_>> = ws
         .iter()
         .zip(ys)
         .flat_map(|(w, y)| {
             let input = match coding(w.dtype()) {
                 None => Input::Floats(x),
-                Some(coding) => activations.iter().find(|a| a.coding == coding).map_or(Input::Floats(x), Input::Codes),
+                Some(coding) => activations.iter().find(|a| a.coding() == coding).map_or(Input::Floats(x), Input::Codes),
             };
             let y = Shared::new(y);
             let step = panels_of_a_part(w, pool.threads(), tokens);
@@ -61,24 +61,12 @@ pub(crate) fn matmul(isa: Isa, pool: &Pool, ws: &[&Matrix], x: &[f32], tokens: u
 }
 
 /// The activations in every coding that `ws` ask for.
-fn quantize(isa: Isa, pool: &Pool, ws: &[&Matrix], x: &[f32], tokens: usize) -> Vec<Activations> {
-    let cols = x.len() / tokens;
+fn quantize(isa: Isa, pool: &Pool, ws: &[&Matrix], x: &[f32]) -> Vec<Activations> {
     let mut all: Vec<Activations> = Vec::new();
     for coding in ws.iter().filter_map(|w| coding(w.dtype())) {
-        if all.iter().any(|a| a.coding == coding) {
-            continue;
+        if all.iter().all(|a| a.coding() != coding) {
+            all.push(Activations::new(coding, x, isa, pool));
         }
-        let mut activations = Activations::new(coding, tokens, cols);
-        let step = (SMALL / cols).clamp(1, tokens);
-        let parts: Vec<_> = activations.parts(step).into_iter().map(std::sync::Mutex::new).collect();
-        pool.run(parts.len(), &|i| {
-            let x = &x[i * step * cols..((i + 1) * step).min(tokens) * cols];
-            // Each part is locked once; the lock only proves it to the compiler.
-            let part = &mut *parts[i].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            isa.dispatch(Quantize { x, part });
-        });
-        drop(parts);
-        all.push(activations);
     }
     all
 }
@@ -131,18 +119,18 @@ impl Kernel for Part<'_> {
             DType::F32 => self.floats::<S, floats::Floats<floats::F32>>(),
             DType::F16 => self.floats::<S, floats::Floats<floats::F16>>(),
             DType::BF16 => self.floats::<S, floats::Floats<floats::Bf16>>(),
-            DType::Q4_0 => self.codes::<S, blocks::Blocks<blocks::Q4<false>>>(),
-            DType::Q4_1 => self.codes::<S, blocks::Blocks<blocks::Q4<true>>>(),
-            DType::Q5_0 => self.codes::<S, blocks::Blocks<blocks::Q5<false>>>(),
-            DType::Q5_1 => self.codes::<S, blocks::Blocks<blocks::Q5<true>>>(),
-            DType::Q8_0 => self.codes::<S, blocks::Blocks<blocks::Q8>>(),
-            DType::IQ4_NL => self.codes::<S, blocks::Blocks<blocks::Iq4>>(),
-            DType::Q4_K => self.codes::<S, superblocks::Super<superblocks::Q4>>(),
-            DType::Q5_K => self.codes::<S, superblocks::Super<superblocks::Q5>>(),
-            DType::Q6_K => self.codes::<S, superblocks::Super<superblocks::Q6>>(),
-            DType::Q3_K => self.codes::<S, superblocks::Super<superblocks::Q3>>(),
-            DType::Q2_K => self.codes::<S, superblocks::Super<superblocks::Q2>>(),
-            DType::IQ4_XS => self.codes::<S, superblocks::Super<superblocks::Iq4>>(),
+            DType::Q4_0 => self.blocks::<S, blocks::Blocks<blocks::Q4<false>>>(),
+            DType::Q4_1 => self.blocks::<S, blocks::Blocks<blocks::Q4<true>>>(),
+            DType::Q5_0 => self.blocks::<S, blocks::Blocks<blocks::Q5<false>>>(),
+            DType::Q5_1 => self.blocks::<S, blocks::Blocks<blocks::Q5<true>>>(),
+            DType::Q8_0 => self.blocks::<S, blocks::Blocks<blocks::Q8>>(),
+            DType::IQ4_NL => self.blocks::<S, blocks::Blocks<blocks::Iq4>>(),
+            DType::Q4_K => self.superblocks::<S, superblocks::Super<superblocks::Q4>>(),
+            DType::Q5_K => self.superblocks::<S, superblocks::Super<superblocks::Q5>>(),
+            DType::Q6_K => self.superblocks::<S, superblocks::Super<superblocks::Q6>>(),
+            DType::Q3_K => self.superblocks::<S, superblocks::Super<superblocks::Q3>>(),
+            DType::Q2_K => self.superblocks::<S, superblocks::Super<superblocks::Q2>>(),
+            DType::IQ4_XS => self.superblocks::<S, superblocks::Super<superblocks::Iq4>>(),
             other => unreachable!("{other} is not packed"),
         }
     }
@@ -150,8 +138,10 @@ impl Kernel for Part<'_> {
 
 /// A weight format: how a tile of `P` panels, which follow one another, and `T` tokens is computed.
 trait Format {
-    /// What a token's activations are to the kernel.
-    type Token: Copy;
+    /// Some columns of a token, to the kernel.
+    type Columns;
+    /// How many they are.
+    const COLS: usize;
     /// The sums of the tokens with the rows of the panels.
     ///
     /// # Safety
@@ -159,7 +149,7 @@ trait Format {
     unsafe fn tile<S: Simd, const P: usize, const T: usize>(
         panels: [*const u8; P],
         cols: usize,
-        tokens: [Self::Token; T],
+        tokens: [*const Self::Columns; T],
     ) -> [[S::F; T]; P];
 }
 
@@ -186,24 +176,32 @@ fn ask<S: Simd, const T: usize>(next: *const u8) {
 
 impl Part<'_> {
     #[inline(always)]
-    fn floats<S: Simd, W: Format<Token = *const f32>>(self) {
+    fn floats<S: Simd, W: Format<Columns = f32>>(self) {
         if let Input::Floats(x) = self.input {
-            self.tiles::<S, W>(|t| x[t * self.w.cols()..][..self.w.cols()].as_ptr());
+            self.tiles::<S, W>(x);
         }
     }
 
     #[inline(always)]
-    fn codes<S: Simd, W: Format<Token = Token>>(self) {
-        if let Input::Codes(activations) = self.input {
-            self.tiles::<S, W>(|t| activations.token(t));
+    fn blocks<S: Simd, W: Format<Columns = Block32>>(self) {
+        if let Input::Codes(Activations::Blocks { blocks, .. }) = self.input {
+            self.tiles::<S, W>(blocks);
         }
     }
 
     #[inline(always)]
-    fn tiles<S: Simd, W: Format>(self, token: impl Fn(usize) -> W::Token) {
+    fn superblocks<S: Simd, W: Format<Columns = Block256>>(self) {
+        if let Input::Codes(Activations::Superblocks(blocks)) = self.input {
+            self.tiles::<S, W>(blocks);
+        }
+    }
+
+    #[inline(always)]
+    fn tiles<S: Simd, W: Format>(self, x: &[W::Columns]) {
+        assert_eq!(x.len() * W::COLS, self.tokens * self.w.cols());
         let mut first = self.first;
         while S::FOUR_RUNS && self.tokens == 1 && first + PANELS_OF_ONE <= self.end {
-            self.tile::<S, W, PANELS_OF_ONE, 1>(first, 0, &token);
+            self.tile::<S, W, PANELS_OF_ONE, 1>(first, 0, x);
             first += PANELS_OF_ONE;
         }
         for start in (0..self.tokens).step_by(TOKENS_IN_CACHE) {
@@ -212,10 +210,10 @@ impl Part<'_> {
                 let mut t = start;
                 while t < end {
                     t += match end - t {
-                        1 => self.tile::<S, W, PANELS, 1>(first, t, &token),
-                        4 | 6 | 8 if S::WIDE => self.tile::<S, W, PANELS, 4>(first, t, &token),
-                        5.. if S::WIDE => self.tile::<S, W, PANELS, 5>(first, t, &token),
-                        _ => self.tile::<S, W, PANELS, 2>(first, t, &token),
+                        1 => self.tile::<S, W, PANELS, 1>(first, t, x),
+                        4 | 6 | 8 if S::WIDE => self.tile::<S, W, PANELS, 4>(first, t, x),
+                        5.. if S::WIDE => self.tile::<S, W, PANELS, 5>(first, t, x),
+                        _ => self.tile::<S, W, PANELS, 2>(first, t, x),
                     };
                 }
             }
@@ -224,18 +222,13 @@ impl Part<'_> {
 
     /// Computes the tile of panels `first..first + P` and tokens `t..t + T`; returns `T`.
     #[inline(always)]
-    fn tile<S: Simd, W: Format, const P: usize, const T: usize>(
-        self,
-        first: usize,
-        t: usize,
-        token: &impl Fn(usize) -> W::Token,
-    ) -> usize {
+    fn tile<S: Simd, W: Format, const P: usize, const T: usize>(self, first: usize, t: usize, x: &[W::Columns]) -> usize {
         let (rows, size) = (self.w.rows(), self.w.panel_bytes());
         let panels = &self.w.panels()[first * size..][..P * size];
         let panels = std::array::from_fn(|p| panels[p * size..].as_ptr());
-        let mut tokens = [token(t); T];
-        for i in 1..T {
-            tokens[i] = token(t + i);
+        let mut tokens = [x.as_ptr(); T];
+        for i in 0..T {
+            tokens[i] = x.as_ptr().wrapping_add((t + i) * (self.w.cols() / W::COLS));
         }
         // SAFETY: the panels and the tokens are those of a matrix of `cols` columns, which `matmul` has checked.
         let sums = unsafe { W::tile::<S, P, T>(panels, self.w.cols(), tokens) };

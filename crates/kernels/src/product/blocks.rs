@@ -2,7 +2,7 @@
 //! `sum += (integer · d [+ m · Σ codes]) · activation scale`.
 
 use super::{AHEAD, Format, ahead, ask, codes::Codes};
-use crate::activations::Token;
+use crate::activations::Block32;
 use crate::simd::{LANES, Simd};
 
 /// How a block's codes are stored. Words are vectors of 64 bytes; each 32-bit lane holds four columns of one row.
@@ -101,13 +101,14 @@ pub(super) static IQ4_VALUES: [u8; 16] = {
 pub(super) struct Blocks<B>(std::marker::PhantomData<B>);
 
 impl<B: Block> Format for Blocks<B> {
-    type Token = Token;
+    type Columns = Block32;
+    const COLS: usize = 32;
 
     #[inline(always)]
     unsafe fn tile<S: Simd, const P: usize, const T: usize>(
         panels: [*const u8; P],
         cols: usize,
-        tokens: [Token; T],
+        tokens: [*const Block32; T],
     ) -> [[S::F; T]; P] {
         let bytes = B::WORDS * 64 + if B::MIN { 64 } else { 32 };
         let mut sums = [[S::splat(0.0); T]; P];
@@ -125,9 +126,9 @@ impl<B: Block> Format for Blocks<B> {
                         let mut x = S::mul(S::to_f(dots[p][t]), d);
                         if B::MIN {
                             let m = S::load_f16(scales.add(2 * LANES));
-                            x = S::fma(m, S::to_f(S::splat_i(*tokens[t].sums.add(b))), x);
+                            x = S::fma(m, S::to_f(S::splat_i((*tokens[t].add(b)).sum)), x);
                         }
-                        sums[p][t] = S::fma(x, S::splat(*tokens[t].scales.add(b)), sums[p][t]);
+                        sums[p][t] = S::fma(x, S::splat((*tokens[t].add(b)).scale), sums[p][t]);
                     }
                     at[p] = at[p].wrapping_add(bytes);
                 }
@@ -153,14 +154,14 @@ unsafe fn integers<S: Simd, B: Block, const P: usize, const T: usize>(
     at: [*const u8; P],
     next: [*const u8; P],
     b: usize,
-    tokens: &[Token; T],
+    tokens: &[*const Block32; T],
 ) -> [[S::I; T]; P] {
     let run = B::CODES.run(8);
     let mut sums = [[S::splat_i(0); T]; P];
     if !B::MIN {
         for t in 0..T {
             // SAFETY: the caller's promise.
-            let zero = S::splat_i(unsafe { *tokens[t].sums.add(b) });
+            let zero = S::splat_i(unsafe { (*tokens[t].add(b)).sum });
             for p in 0..P {
                 sums[p][t] = zero;
             }
@@ -198,7 +199,7 @@ unsafe fn columns<S: Simd, B: Block, const P: usize, const T: usize, const V: us
     at: [*const u8; P],
     next: [*const u8; P],
     b: usize,
-    tokens: &[Token; T],
+    tokens: &[*const Block32; T],
     dots: &mut [[S::I; T]; P],
 ) {
     let run = B::CODES.run(8);
@@ -211,9 +212,9 @@ unsafe fn columns<S: Simd, B: Block, const P: usize, const T: usize, const V: us
         unsafe {
             let [low, high] = B::codes::<S>(at[p], V);
             for t in 0..T {
-                let words = tokens[t].codes.add(32 * b + 4 * V).cast::<i32>();
-                dots[p][t] = run.add::<S>(dots[p][t], low, words.read_unaligned());
-                dots[p][t] = run.add::<S>(dots[p][t], high, words.add(4).read_unaligned());
+                let token = &*tokens[t].add(b);
+                dots[p][t] = run.add::<S>(dots[p][t], low, token.word(V));
+                dots[p][t] = run.add::<S>(dots[p][t], high, token.word(4 + V));
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use super::blocks::{IQ4_VALUES, fifth};
 use super::{AHEAD, Format, ahead, ask, codes::Codes};
-use crate::activations::Token;
+use crate::activations::Block256;
 use crate::simd::{LANES, Simd};
 use std::sync::atomic::{Ordering::SeqCst, compiler_fence};
 
@@ -29,12 +29,12 @@ pub(super) trait Superblock {
     /// # Safety
     /// `words` must point to a readable panel block, here and below.
     unsafe fn scale<S: Simd, const N: usize>(words: *const u8, eight: usize) -> S::I;
-    /// The sum of minima times sums of the codes of `token`'s block `b`.
+    /// The sum of minima times sums of the codes of `token`.
     ///
     /// # Safety
-    /// As `scale`, and the token must have the block.
+    /// As `scale`.
     #[inline(always)]
-    unsafe fn low<S: Simd>(_: *const u8, _: &Token, _: usize) -> S::I {
+    unsafe fn low<S: Simd>(_: *const u8, _: &Block256) -> S::I {
         S::splat_i(0)
     }
     /// The unsigned codes of columns 4v.. of sub-block `N` of the eight that begin with sub-block 8 · `eight`. `N` is a constant so that
@@ -100,18 +100,17 @@ fn byte<S: Simd>(x: S::I, i: usize) -> S::I {
     S::and(S::shr(x, 8 * i as u32), S::splat_i(0xff))
 }
 
-/// Sum of the minima of six bits beside [`six_bits`], times those of block `b`: two in each product.
+/// Sum of the minima of six bits beside [`six_bits`], times sums of `token`'s codes: two in each product.
 ///
 /// # Safety
-/// As there; the token must have the block.
+/// As there.
 #[inline(always)]
-unsafe fn six_bit_low<S: Simd>(words: *const u8, token: &Token, b: usize) -> S::I {
+unsafe fn six_bit_low<S: Simd>(words: *const u8, token: &Block256) -> S::I {
     // SAFETY: the caller's promise.
     let minima = unsafe { six_bit_minima::<S>(words) };
     let mut low = S::splat_i(0);
-    for (i, &minima) in minima.iter().enumerate() {
-        // SAFETY: a block has four pairs.
-        low = S::dot2(low, minima, S::splat_i(unsafe { *token.pairs.add(4 * b + i) }));
+    for i in 0..4 {
+        low = S::dot2(low, minima[i], S::splat_i(token.pairs[i]));
     }
     low
 }
@@ -154,9 +153,9 @@ impl Superblock for Q4 {
         unsafe { six_bit_scale::<S, N>(words) }
     }
     #[inline(always)]
-    unsafe fn low<S: Simd>(words: *const u8, token: &Token, b: usize) -> S::I {
+    unsafe fn low<S: Simd>(words: *const u8, token: &Block256) -> S::I {
         // SAFETY: the caller's promise.
-        unsafe { six_bit_low::<S>(words, token, b) }
+        unsafe { six_bit_low::<S>(words, token) }
     }
     #[inline(always)]
     unsafe fn codes<S: Simd, const N: usize>(words: *const u8, _: usize, v: usize) -> S::I {
@@ -178,9 +177,9 @@ impl Superblock for Q5 {
         unsafe { six_bit_scale::<S, N>(words) }
     }
     #[inline(always)]
-    unsafe fn low<S: Simd>(words: *const u8, token: &Token, b: usize) -> S::I {
+    unsafe fn low<S: Simd>(words: *const u8, token: &Block256) -> S::I {
         // SAFETY: the caller's promise.
-        unsafe { six_bit_low::<S>(words, token, b) }
+        unsafe { six_bit_low::<S>(words, token) }
     }
     #[inline(always)]
     unsafe fn codes<S: Simd, const N: usize>(words: *const u8, _: usize, v: usize) -> S::I {
@@ -266,12 +265,12 @@ impl Superblock for Q2 {
         S::and(byte::<S>(word, N % 4), S::splat_i(15))
     }
     #[inline(always)]
-    unsafe fn low<S: Simd>(words: *const u8, token: &Token, b: usize) -> S::I {
+    unsafe fn low<S: Simd>(words: *const u8, token: &Block256) -> S::I {
         let mut low = S::splat_i(0);
         for s in 0..16 {
-            // SAFETY: the caller's promise; a block has sixteen sums.
-            let (word, sum) = unsafe { (word::<S>(words, s / 4), *token.sums.add(16 * b + s)) };
-            low = S::add_i(low, S::mul_i(S::shr(byte::<S>(word, s % 4), 4), S::splat_i(sum)));
+            // SAFETY: the caller's promise.
+            let word = unsafe { word::<S>(words, s / 4) };
+            low = S::add_i(low, S::mul_i(S::shr(byte::<S>(word, s % 4), 4), S::splat_i(token.sums[s])));
         }
         low
     }
@@ -312,13 +311,14 @@ impl Superblock for Iq4 {
 pub(super) struct Super<B>(std::marker::PhantomData<B>);
 
 impl<B: Superblock> Format for Super<B> {
-    type Token = Token;
+    type Columns = Block256;
+    const COLS: usize = 256;
 
     #[inline(always)]
     unsafe fn tile<S: Simd, const P: usize, const T: usize>(
         panels: [*const u8; P],
         cols: usize,
-        tokens: [Token; T],
+        tokens: [*const Block256; T],
     ) -> [[S::F; T]; P] {
         let bytes = bytes::<B>();
         let mut sums = [[S::splat(0.0); T]; P];
@@ -335,9 +335,9 @@ impl<B: Superblock> Format for Super<B> {
                         let mut x = S::mul(S::to_f(dots[p][t]), d);
                         if let Some(unit) = B::MIN {
                             let dmin = S::load_f16(halves.add(2 * LANES));
-                            x = S::fma(S::to_f(B::low::<S>(at[p], &tokens[t], b)), S::mul(dmin, S::splat(-unit)), x);
+                            x = S::fma(S::to_f(B::low::<S>(at[p], &*tokens[t].add(b))), S::mul(dmin, S::splat(-unit)), x);
                         }
-                        sums[p][t] = S::fma(x, S::splat(*tokens[t].scales.add(b)), sums[p][t]);
+                        sums[p][t] = S::fma(x, S::splat((*tokens[t].add(b)).scale), sums[p][t]);
                     }
                     at[p] = at[p].wrapping_add(bytes);
                 }
@@ -350,6 +350,11 @@ impl<B: Superblock> Format for Super<B> {
 /// Bytes of a panel block.
 const fn bytes<B: Superblock>() -> usize {
     64 * (B::WORDS + 1)
+}
+
+/// Those of them that a sub-block asks for: as many with every four columns as a block has lines.
+const fn share<B: Superblock>() -> usize {
+    B::COLS / 4 * (B::WORDS + 1)
 }
 
 /// Whether a tile asks further ahead and [`ASKS`](Superblock::ASKS) times: one token waits for memory, two still gain by repetition.
@@ -367,21 +372,29 @@ unsafe fn integers<S: Simd, B: Superblock, const P: usize, const T: usize>(
     at: [*const u8; P],
     next: [*const u8; P],
     b: usize,
-    tokens: &[Token; T],
+    tokens: &[*const Block256; T],
 ) -> [[S::I; T]; P] {
     let mut sums = [[S::splat_i(0); T]; P];
-    for eight in 0..32 / B::COLS {
-        macro_rules! add {
-            ($($n:literal)*) => {$(
-                // SAFETY: the caller's promise; the last of the last eight sub-blocks ends at column 256.
-                unsafe { sub_block::<S, B, P, T, $n>(at, next, b, eight, tokens, &mut sums) };
-            )*};
-        }
-        // Those that share words follow one another.
-        if B::COLS == 32 {
-            add!(0 1 2 3 4 5 6 7);
-        } else {
-            add!(0 1 4 5 2 3 6 7);
+    macro_rules! add {
+        ($eight:expr, $($n:literal)*) => {{
+            let mut next = next;
+            for p in 0..P {
+                next[p] = next[p].wrapping_add(8 * $eight * share::<B>());
+            }
+            // SAFETY: the caller's promise; the last of the last eight sub-blocks ends at column 256.
+            $(unsafe { sub_block::<S, B, P, T, $n>(at, next, b, $eight, tokens, &mut sums) };)*
+        }};
+    }
+    // Those that share words follow one another.
+    if B::COLS == 32 {
+        add!(0, 0 1 2 3 4 5 6 7);
+    } else if S::WIDE || B::WORDS < 32 {
+        add!(0, 0 1 4 5 2 3 6 7);
+        add!(1, 0 1 4 5 2 3 6 7);
+    } else {
+        // Where a vector is two registers, that many instructions would be slower written out.
+        for eight in 0..2 {
+            add!(eight, 0 1 4 5 2 3 6 7);
         }
     }
     sums
@@ -397,18 +410,16 @@ unsafe fn sub_block<S: Simd, B: Superblock, const P: usize, const T: usize, cons
     next: [*const u8; P],
     b: usize,
     eight: usize,
-    tokens: &[Token; T],
+    tokens: &[*const Block256; T],
     sums: &mut [[S::I; T]; P],
 ) {
     let s = 8 * eight + N;
     let mut dots = [[S::splat_i(0); T]; P];
     if B::MIN.is_none() {
         for t in 0..T {
-            // SAFETY: a block has sixteen sums, of 16 columns each.
-            let sum = unsafe { tokens[t].sums.add(16 * b + s * B::COLS / 16) };
-            // SAFETY: as above.
-            let sum = unsafe { if B::COLS == 16 { *sum } else { *sum + *sum.add(1) } };
-            let start = S::splat_i(B::zero(sum));
+            // SAFETY: the caller's promise.
+            let sums = unsafe { &(*tokens[t].add(b)).sums };
+            let start = S::splat_i(B::zero(if B::COLS == 16 { sums[s] } else { sums[2 * s] + sums[2 * s + 1] }));
             for p in 0..P {
                 dots[p][t] = start;
             }
@@ -426,15 +437,14 @@ unsafe fn sub_block<S: Simd, B: Superblock, const P: usize, const T: usize, cons
             compiler_fence(SeqCst);
         }
         for p in 0..P {
-            let share = (B::COLS / 4 * s + v) * (B::WORDS + 1);
             for again in 0..if waits::<S, B, T>() { B::ASKS } else { 1 } {
-                ask::<S, T>(next[p].wrapping_add(share + 64 * again));
+                ask::<S, T>(next[p].wrapping_add(N * share::<B>() + v * (B::WORDS + 1) + 64 * again));
             }
             // SAFETY: the caller's promise; a block has 256 codes.
             unsafe {
                 let codes = B::codes::<S, N>(at[p], eight, v);
                 for t in 0..T {
-                    let word = tokens[t].codes.add(256 * b + B::COLS * s + 4 * v).cast::<i32>().read_unaligned();
+                    let word = (*tokens[t].add(b)).word(B::COLS / 4 * s + v);
                     dots[p][t] = run.add::<S>(dots[p][t], codes, word);
                 }
             }
