@@ -79,14 +79,30 @@ fn word(codes: &[i8], i: usize) -> i32 {
     i32::from_le_bytes([codes[4 * i] as u8, codes[4 * i + 1] as u8, codes[4 * i + 2] as u8, codes[4 * i + 3] as u8])
 }
 
-trait Coded: Sized + Send {
+/// Some columns of a token, as a kernel reads them.
+pub(crate) trait Columns {
+    /// How many they are.
     const COLS: usize;
+}
+
+impl Columns for f32 {
+    const COLS: usize = 1;
+}
+
+impl Columns for Block32 {
+    const COLS: usize = 32;
+}
+
+impl Columns for Block256 {
+    const COLS: usize = 256;
+}
+
+trait Coded: Columns + Sized + Send {
     /// Of `COLS` activations; `factor` is that of its sums.
     fn new(x: &[f32], factor: i32) -> Self;
 }
 
 impl Coded for Block32 {
-    const COLS: usize = 32;
     #[inline(always)]
     fn new(x: &[f32], factor: i32) -> Self {
         let mut codes = [0; 32];
@@ -96,7 +112,6 @@ impl Coded for Block32 {
 }
 
 impl Coded for Block256 {
-    const COLS: usize = 256;
     #[inline(always)]
     fn new(x: &[f32], factor: i32) -> Self {
         let mut codes = [0; 256];

@@ -8,7 +8,7 @@ mod codes;
 mod floats;
 mod superblocks;
 
-use crate::activations::{Activations, Block32, Block256, Coding};
+use crate::activations::{Activations, Block32, Block256, Coding, Columns};
 use crate::pool::Pool;
 use crate::rows::write;
 use crate::shared::Shared;
@@ -138,10 +138,7 @@ impl Kernel for Part<'_> {
 
 /// A weight format: how a tile of `P` panels, which follow one another, and `T` tokens is computed.
 trait Format {
-    /// Some columns of a token, to the kernel.
-    type Columns;
-    /// How many they are.
-    const COLS: usize;
+    type Columns: Columns;
     /// The sums of the tokens with the rows of the panels.
     ///
     /// # Safety
@@ -198,7 +195,7 @@ impl Part<'_> {
 
     #[inline(always)]
     fn tiles<S: Simd, W: Format>(self, x: &[W::Columns]) {
-        assert_eq!(x.len() * W::COLS, self.tokens * self.w.cols());
+        assert_eq!(x.len() * <W::Columns>::COLS, self.tokens * self.w.cols());
         let mut first = self.first;
         while S::FOUR_RUNS && self.tokens == 1 && first + PANELS_OF_ONE <= self.end {
             self.tile::<S, W, PANELS_OF_ONE, 1>(first, 0, x);
@@ -228,7 +225,7 @@ impl Part<'_> {
         let panels = std::array::from_fn(|p| panels[p * size..].as_ptr());
         let mut tokens = [x.as_ptr(); T];
         for i in 0..T {
-            tokens[i] = x.as_ptr().wrapping_add((t + i) * (self.w.cols() / W::COLS));
+            tokens[i] = x.as_ptr().wrapping_add((t + i) * (self.w.cols() / <W::Columns>::COLS));
         }
         // SAFETY: the panels and the tokens are those of a matrix of `cols` columns, which `matmul` has checked.
         let sums = unsafe { W::tile::<S, P, T>(panels, self.w.cols(), tokens) };

@@ -102,7 +102,6 @@ pub(super) struct Blocks<B>(std::marker::PhantomData<B>);
 
 impl<B: Block> Format for Blocks<B> {
     type Columns = Block32;
-    const COLS: usize = 32;
 
     #[inline(always)]
     unsafe fn tile<S: Simd, const P: usize, const T: usize>(

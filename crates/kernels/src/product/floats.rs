@@ -36,7 +36,6 @@ pub(super) struct Floats<W>(std::marker::PhantomData<W>);
 
 impl<W: Weight> Format for Floats<W> {
     type Columns = f32;
-    const COLS: usize = 1;
 
     #[inline(always)]
     unsafe fn tile<S: Simd, const P: usize, const T: usize>(

@@ -312,7 +312,6 @@ pub(super) struct Super<B>(std::marker::PhantomData<B>);
 
 impl<B: Superblock> Format for Super<B> {
     type Columns = Block256;
-    const COLS: usize = 256;
 
     #[inline(always)]
     unsafe fn tile<S: Simd, const P: usize, const T: usize>(
